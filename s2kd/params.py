@@ -1,0 +1,239 @@
+"""The parameters of the pipeline: ``params.yaml`` read into frozen models that refuse what they do not know.
+
+No field has a default: every number stands in ``params.yaml``. Read by YAML 1.2 (``ruamel.yaml``), because
+``dvc exp run -S x=1e-5`` writes ``1e-05``, which PyYAML (YAML 1.1) returns as a string.
+"""
+
+import difflib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from s2kd.stage import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# --- data sets ---------------------------------------------------------------------------------------------------
+
+
+class FlightsSource(Model):
+    """US air traffic of 2001 from the npm package vega-datasets."""
+
+    name: Literal["flights"]
+    grid: tuple[PositiveInt, PositiveInt]
+    step_minutes: PositiveInt
+    ground_minutes: NonNegative
+    speed_mph: PositiveFloat
+
+
+class FileSource(Model):
+    """One NetCDF, Zarr or GRIB file of the user's."""
+
+    name: Literal["file"]
+    path: str
+    variables: Annotated[tuple[str, ...], Field(min_length=1)]
+    licence: str
+    citation: str
+
+
+class ChronologicalSplit(Model):
+    """Train, then validation, then test; an end is a fraction of the record or a date (exclusive)."""
+
+    name: Literal["chronological"]
+    train_end: Fraction | date
+    validation_end: Fraction | date
+
+
+class BlocksSplit(Model):
+    """Blocks of ``length`` frames, given to the splits in turn, with ``gap`` frames dropped where the split changes."""
+
+    name: Literal["blocks"]
+    length: PositiveInt
+    gap: Annotated[int, Field(ge=0)]
+    pattern: Annotated[tuple[Literal["train", "validation", "test"], ...], Field(min_length=3)]
+
+    @model_validator(mode="after")
+    def _has_every_split(self) -> "BlocksSplit":
+        if missing := {"train", "validation", "test"} - set(self.pattern):
+            raise ValueError(f"pattern lacks {', '.join(sorted(missing))}; name each split at least once")
+        return self
+
+
+class Dataset(Model):
+    title: str
+    domain: Literal["traffic", "weather", "fluid"]
+    country: str | None
+    n_steps_input: PositiveInt
+    n_steps_output: PositiveInt
+    stride: PositiveInt
+    source: Annotated[FlightsSource | FileSource, Field(discriminator="name")]
+    split: Annotated[ChronologicalSplit | BlocksSplit, Field(discriminator="name")]
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+class Narrative(Model):
+    backend: Literal["template"]
+    view: Literal["history", "history_and_target"]
+
+
+class TextEncoder(Model):
+    model: str
+    sha256: str | None
+    max_length: PositiveInt
+    batch_size: PositiveInt
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+class Training(Model):
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegative
+    warmup: Fraction
+    gradient_clip: PositiveFloat
+    patience: PositiveInt
+    mixed_precision: Literal["no", "bf16", "fp16"]
+
+
+class TeacherModel(Model):
+    width: PositiveInt
+    stride: PositiveInt
+    encoder_depth: PositiveInt
+    alignment_depth: PositiveInt
+    evolution_depth: PositiveInt
+    n_heads: PositiveInt
+    dropout: Fraction
+
+
+class Teacher(Model):
+    seed: Annotated[int, Field(ge=0)]
+    model: TeacherModel
+    training: Training
+
+
+class StudentModel(Model):
+    width: PositiveInt
+    stride: PositiveInt
+    encoder_depth: PositiveInt
+    translator_depth: PositiveInt
+    kernel_size: PositiveInt
+
+
+class Student(Model):
+    model: StudentModel
+    training: Training
+
+
+class Weights(Model):
+    """Weight of each distillation term beside the prediction loss (weight 1); a zero skips its term."""
+
+    semantic: NonNegative
+    spectral: NonNegative
+    feature: NonNegative
+
+
+class Variant(Model):
+    weights: Weights
+
+
+class Runs(Model):
+    variants: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class Evaluation(Model):
+    batch_size: PositiveInt
+    latency_repeats: PositiveInt
+    latency_threads: PositiveInt
+
+
+class Params(Model):
+    dataset: str
+    datasets: dict[str, Dataset]
+    narrative: Narrative
+    text_encoder: TextEncoder
+    teacher: Teacher
+    student: Student
+    variants: dict[str, Variant]
+    runs: Runs
+    evaluation: Evaluation
+
+
+def load_params(group: str, path: Path = Path("params.yaml")) -> Any:
+    """Check the whole of ``params.yaml`` and return one group of it.
+
+    Args:
+        group: dotted name of the group as ``dvc.yaml`` declares it, e.g. ``"teacher"`` or ``"variants.s2kd"``.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown (the nearest known one is named) or missing, a
+            value is out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path.absolute()} is missing; run from the root of the repository") from None
+    try:
+        raw = YAML(typ="safe", pure=True).load(text)
+        value: Any = Params.model_validate(raw)
+    except YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {error}") from None
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(path, detail) for detail in error.errors())) from None
+    for depth, key in enumerate(group.split(".")):
+        known = value if isinstance(value, dict) else {name: getattr(value, name) for name in type(value).model_fields}
+        if key not in known:
+            where = ".".join(group.split(".")[:depth]) or "the top level"
+            raise UserError(f"{path}: {where} has no {key!r}{_nearest(key, known)}")
+        value = known[key]
+    return value
+
+
+def _explain(path: Path, detail: Any) -> str:
+    # A discriminated union puts the chosen class into the location; it is no key of the file.
+    location = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key {'.'.join(location)!r}{_nearest(location[-1], _siblings(detail['loc']))}"
+    if detail["type"] == "missing":
+        return f"{path}: {'.'.join(location)} is missing; every parameter must be given"
+    return f"{path}: {'.'.join(location)} = {detail['input']!r}: {detail['msg']}"
+
+
+def _siblings(location: tuple) -> list[str]:
+    """Names of the fields that the model at ``location`` knows."""
+    schema: dict = Params.model_json_schema()
+    node = schema
+    for part in location[:-1]:
+        node = _resolve(node, schema)
+        if "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        else:
+            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return list(_resolve(node, schema).get("properties", {}))
+
+
+def _resolve(node: dict, schema: dict) -> dict:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def _nearest(key: str, known: Any) -> str:
+    known = sorted(known)
+    if close := difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
