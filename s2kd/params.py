@@ -95,6 +95,11 @@ class TextEncoder(Model):
     batch_size: PositiveInt
 
 
+class Normalisation(Model):
+    per: Literal["cell", "channel"]
+    floor: Fraction
+
+
 # --- training ----------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +171,7 @@ class Params(Model):
     datasets: dict[str, Dataset]
     narrative: Narrative
     text_encoder: TextEncoder
+    normalisation: Normalisation
     teacher: Teacher
     student: Student
     variants: dict[str, Variant]

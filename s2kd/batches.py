@@ -1,0 +1,97 @@
+"""Windows as batches of tensors: what models are trained and evaluated on."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from s2kd.dataset import Meta
+from s2kd.stage import UserError
+
+
+class Texts:
+    """Token embeddings of the narratives, as ``embed`` wrote them: ragged, one text for one or more windows."""
+
+    def __init__(self, path: Path, n_windows: int) -> None:
+        file = safe_open(path, framework="pt")
+        self.values = file.get_slice("values")  # stays on disk: a memory-mapped slice is read for each text
+        self.offsets = file.get_tensor("offsets").tolist()
+        self.text_of_window = file.get_tensor("text_of_window").numpy()
+        if len(self.text_of_window) != n_windows:
+            raise UserError(
+                f"{path} holds narratives of {len(self.text_of_window)} windows, but there are {n_windows}; "
+                "run `dvc repro embed`"
+            )
+
+    @property
+    def width(self) -> int:
+        return self.values.get_shape()[1]
+
+    def batch(self, ids: np.ndarray) -> tuple[Float[Tensor, "batch token width"], Bool[Tensor, "batch token"]]:
+        """Embeddings of the windows ``ids``, padded with zeros to the longest text, and a mask that is False there."""
+        texts = self.text_of_window[ids].tolist()
+        tokens = [self.values[self.offsets[text] : self.offsets[text + 1]].float() for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        lengths = torch.tensor([len(text) for text in tokens])
+        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
+class Windows(Dataset):
+    """Windows of one split. Frames are in physical units; models standardise them themselves.
+
+    Args:
+        frames: (time, channel, y, x), float32.
+        windows: the rows of ``windows.csv`` to serve.
+        texts: adds ``text`` and ``text_mask`` to the batches.
+        features: the teacher's fused features of *all* windows, (window, width, y, x), float16, memory-mapped; adds
+            ``features``.
+    """
+
+    def __init__(
+        self,
+        frames: np.ndarray,
+        windows: pd.DataFrame,
+        meta: Meta,
+        texts: Texts | None = None,
+        features: np.ndarray | None = None,
+    ) -> None:
+        self.frames, self.texts, self.features = frames, texts, features
+        self.ids, self.starts = windows["id"].to_numpy(), windows["start"].to_numpy()
+        self.n_steps_input, self.n_steps = meta.n_steps_input, meta.n_steps_input + meta.n_steps_output
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Tensor]:
+        """A whole batch at once: ``inputs`` and ``targets`` (batch, time, channel, y, x) and what was asked for."""
+        ids = self.ids[positions]
+        steps = self.starts[positions][:, None] + np.arange(self.n_steps)
+        frames = torch.from_numpy(self.frames[steps])
+        batch = {"inputs": frames[:, : self.n_steps_input], "targets": frames[:, self.n_steps_input :]}
+        if self.texts is not None:
+            batch["text"], batch["text_mask"] = self.texts.batch(ids)
+        if self.features is not None:
+            batch["features"] = torch.from_numpy(self.features[ids]).float()
+        return batch
+
+
+def load_batches(windows: Windows, batch_size: int, *, shuffle: bool) -> DataLoader:
+    """Batches of ``Windows``; a shuffled loader drops the incomplete last batch, so that every step weighs the same."""
+    if not len(windows):
+        raise UserError("no windows to load; check the split and the window lengths in params.yaml")
+    return DataLoader(
+        windows,
+        batch_size=min(batch_size, len(windows)),
+        shuffle=shuffle,
+        drop_last=shuffle,
+        collate_fn=_as_is,
+    )
+
+
+def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch

@@ -1,0 +1,127 @@
+"""Weights and training states on disk: safetensors with JSON, never pickle; written whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from s2kd.stage import UserError, atomic
+
+
+def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into a folder that appears only when both are complete.
+
+    Args:
+        config: the arguments that build the model again, without the buffers that are among its weights.
+    """
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(folder: Path, model_class: type[nn.Module]) -> nn.Module:
+    """Build a model from ``config.json``, give it its weights, and set it to evaluation."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `dvc repro` or `dvc pull`") from None
+    statistics = {name: weights[f"standardise.{name}"] for name in ("mean", "std")}
+    model = model_class(**statistics, **config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def fingerprint(values: Any, inputs: list[Path]) -> str:
+    """Hash of parameters, of the input files and of the package's code: equal only if training would be the same.
+
+    A file of up to 64 MiB counts by its bytes, a larger one by size and time of change.
+    """
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=lambda model: model.model_dump()).encode())
+    files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    for file in [*files, *sorted(Path(__file__).parent.rglob("*.py"))]:
+        if file.is_file():
+            status = file.stat()
+            content = (
+                file.read_bytes() if status.st_size <= 2**26 else str((status.st_size, status.st_mtime_ns)).encode()
+            )
+            digest.update(file.name.encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def scratch(name: str, key: str, *, is_main: bool) -> Iterator[Path]:
+    """A folder for resumable state, kept when the block fails or is killed and removed when it ends well.
+
+    It lies in ``.scratch`` of the DVC repository, which neither git nor DVC looks at. Scratch of the same name under
+    another key is stale and goes.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    root = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch"
+    folder = root / f"{name}-{key}"
+    if not is_main:
+        yield folder
+        return
+    root.mkdir(exist_ok=True)
+    try:
+        with FileLock(root / f"{name}.lock", timeout=0):
+            for stale in root.glob(f"{name}-*"):
+                if stale != folder and len(stale.name) == len(folder.name):
+                    shutil.rmtree(stale)
+            folder.mkdir(exist_ok=True)
+            yield folder
+            shutil.rmtree(folder)
+    except Timeout:
+        raise UserError(f"another process is running {name} in {root}; wait for it or stop it") from None
+
+
+def save_state(path: Path, model: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer, progress: dict):
+    """Write everything that training needs to go on from the end of an epoch.
+
+    Args:
+        best: weights of the best validation epoch so far.
+        progress: JSON-able: epoch, history, gradient scale.
+    """
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:
+    """Restore what ``save_state`` wrote.
+
+    Returns:
+        The best weights and the progress.
+    """
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in part("optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return part("best."), progress

@@ -1,0 +1,169 @@
+"""Evaluation of one forecaster on the test windows, and the four files that hold it."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from s2kd.dataset import Meta
+from s2kd.metrics import pixel_scores, pixel_sums, radial_power, spectral_scores, spectral_sums
+from s2kd.stage import atomic, write_text
+from s2kd.windows import train_mask
+
+MAX_SPECTRAL_WINDOWS = 256  # of the spectral protocol; evenly spaced over the test split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one forecaster; a score that does not exist is NaN or infinite here and null or empty in the files."""
+
+    n_windows: int
+    n_windows_spectral: int
+    scores: dict[str, float]  # over all lead times and channels
+    channels: dict[str, dict[str, float]]  # the cell-by-cell scores of each channel
+    lead_times: pd.DataFrame  # one row a lead time
+    spectrum: pd.DataFrame  # one row an annulus
+    example_window: int
+    example: Float[np.ndarray, "time channel height width"]  # NaN where the forecaster has none for that window
+
+
+def evaluate(
+    forecasts: Iterable[Float[Tensor, "batch time channel height width"]],
+    frames: Float[np.ndarray, "frame channel height width"],
+    windows: pd.DataFrame,
+    meta: Meta,
+    ids: Int[np.ndarray, " window"] | None = None,
+) -> Evaluation:
+    """Score batches of forecasts in physical units against the frames they forecast.
+
+    The truth is cut from ``frames`` here, so that every forecaster is compared with the same numbers. The batches, of
+    any size, together hold the test windows ``ids`` in that order (None: all of them).
+
+    Raises:
+        ValueError: the batches hold more or fewer windows than ``ids``.
+    """
+    test = evaluated_windows(windows)
+    ids = test if ids is None else ids
+    spectral_ids = test[_evenly_spaced(len(test), MAX_SPECTRAL_WINDOWS)]
+    example_window = int(test[len(test) // 2])
+    value_range, active = training_statistics(frames, windows, meta)
+
+    shape = (meta.n_steps_output, *frames.shape[1:])
+    example = np.full(shape, np.nan, dtype=np.float32)
+    nothing = torch.zeros((1, *shape), dtype=torch.float64)
+    pixels = {key: torch.zeros_like(value) for key, value in pixel_sums(nothing, nothing, value_range, active).items()}
+    spectra = {key: value * 0 for key, value in spectral_sums(nothing, nothing).items()}  # keeps NaN of absent bands
+
+    starts = windows["start"].to_numpy()
+    done = 0
+    with tqdm(total=len(ids), unit="window", disable=None) as progress:
+        for batch in forecasts:
+            batch_ids = ids[done : done + len(batch)]
+            done += len(batch)
+            if done > len(ids):
+                break
+            first = starts[batch_ids] + meta.n_steps_input
+            targets = torch.from_numpy(frames[first[:, None] + np.arange(meta.n_steps_output)]).double()
+            predictions = batch.cpu().double()
+            pixels = _add(pixels, pixel_sums(predictions, targets, value_range, active))
+            chosen = torch.from_numpy(np.isin(batch_ids, spectral_ids))
+            if chosen.any():
+                spectra = _add(spectra, spectral_sums(predictions[chosen], targets[chosen]))
+            for forecast in predictions[torch.from_numpy(batch_ids == example_window)]:
+                example = forecast.float().numpy()
+            progress.update(len(batch))
+    if done != len(ids):
+        raise ValueError(f"forecasts of {len(ids)} windows were expected, the batches hold {done} or more")
+
+    def scores(rows: slice) -> dict[str, float]:
+        pixel_rows = {key: value[rows] for key, value in pixels.items()}
+        return pixel_scores(pixel_rows, value_range) | spectral_scores({k: value[rows] for k, value in spectra.items()})
+
+    steps = range(1, meta.n_steps_output + 1)
+    return Evaluation(
+        n_windows=len(ids),
+        n_windows_spectral=int(np.isin(ids, spectral_ids).sum()),
+        scores=scores(slice(None)),
+        channels={
+            name: pixel_scores({key: value[:, [c]] for key, value in pixels.items()}, value_range[:, [c]])
+            for c, name in enumerate(meta.channels)
+        },
+        lead_times=pd.DataFrame(
+            [
+                {"step": step, "lead_time_hours": step * meta.time_step / 3600} | scores(slice(step - 1, step))
+                for step in steps
+            ]
+        ),
+        spectrum=pd.DataFrame({key: value.numpy() for key, value in radial_power(spectra, *shape[-2:]).items()}),
+        example_window=example_window,
+        example=example,
+    )
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    name: str,
+    metrics_dir: Path,
+    examples_dir: Path,
+    parameters: int | None = None,
+    flops: int | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write ``<name>.json``, ``<name>.csv`` and ``<name>-spectrum.csv`` (6 digits) and the example ``<name>.npy``.
+
+    The example is the forecast of the test window in the middle: float32, (time, channel, y, x), physical units.
+    ``flops`` are those of one window; ``reason`` tells why there are no scores, or fewer windows than usual.
+    """
+    overview = {
+        "n_windows": evaluation.n_windows,
+        "n_windows_spectral": evaluation.n_windows_spectral,
+        "example_window": evaluation.example_window,
+        **_rounded(evaluation.scores),
+        "channels": {channel: _rounded(scores) for channel, scores in evaluation.channels.items()},
+        "parameters": parameters,
+        "flops": flops,
+    } | ({"reason": reason} if reason else {})
+    write_text(metrics_dir / f"{name}.json", json.dumps(overview, indent=2, ensure_ascii=False) + "\n")
+    write_text(metrics_dir / f"{name}.csv", _csv(evaluation.lead_times))
+    write_text(metrics_dir / f"{name}-spectrum.csv", _csv(evaluation.spectrum))
+    with atomic(examples_dir / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, evaluation.example)
+
+
+def evaluated_windows(windows: pd.DataFrame) -> Int[np.ndarray, " window"]:
+    """Ids of the test windows, in order of time."""
+    return windows.loc[windows["split"] == "test", "id"].to_numpy()
+
+
+def training_statistics(
+    frames: Float[np.ndarray, "frame channel height width"], windows: pd.DataFrame, meta: Meta
+) -> tuple[Float64[Tensor, "2 channel"], Bool[Tensor, "channel height width"] | None]:
+    """Minimum and maximum of each channel over the frames of training windows; for traffic its cells ever non-zero."""
+    training = frames[train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)]
+    value_range = np.stack([training.min((0, 2, 3)), training.max((0, 2, 3))]).astype(np.float64)
+    active = torch.from_numpy((training != 0).any(0)) if meta.domain == "traffic" else None
+    return torch.from_numpy(value_range), active
+
+
+def _evenly_spaced(n: int, limit: int) -> Int[np.ndarray, " position"]:
+    return np.linspace(0, n - 1, min(n, limit)).round().astype(int)
+
+
+def _add(total: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: total[key] + value for key, value in batch.items()}
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float | None]:
+    return {key: float(f"{value:.6g}") if math.isfinite(value) else None for key, value in scores.items()}
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.replace([np.inf, -np.inf], np.nan).to_csv(index=False, float_format="%.6g", lineterminator="\n")

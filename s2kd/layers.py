@@ -1,0 +1,93 @@
+"""Building blocks that teacher and students share. All of them keep the grid of a latent (batch, channel, y, x)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """Normalise in 8 groups (fewer if 8 does not divide ``width``); independent of the batch, unlike BatchNorm."""
+    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if width % groups == 0), width)
+
+
+class Standardise(nn.Module):
+    """Physical units to standard scores and back, by fixed statistics of the training frames.
+
+    Args:
+        mean, std: (channel, y, x) in physical units; the same value everywhere in a channel, or one for each grid cell.
+    """
+
+    def __init__(self, mean: Float[Tensor, "channel y x"], std: Float[Tensor, "channel y x"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, frames: Float[Tensor, "batch time channel y x"]) -> Float[Tensor, "batch time channel y x"]:
+        return (frames - self.mean) / self.std
+
+    def inverse(self, scores: Float[Tensor, "batch time channel y x"]) -> Float[Tensor, "batch time channel y x"]:
+        return scores.float() * self.std + self.mean
+
+
+class ConvBlock(nn.Module):
+    """Residual 3 × 3 convolution with group normalisation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, latent: Float[Tensor, "batch width y x"]) -> Float[Tensor, "batch width y x"]:
+        return latent + F.gelu(self.conv(self.norm(latent)))
+
+
+class ConvMixerBlock(nn.Module):
+    """Mix over space by a depth-wise convolution, then over channels by a perceptron (ConvMixer, arXiv 2201.09792)."""
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        self.space_norm = group_norm(width)
+        self.space = nn.Conv2d(width, width, kernel_size, padding="same", groups=width)
+        self.channel_norm = group_norm(width)
+        self.channel = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, width, 1))
+
+    def forward(self, latent: Float[Tensor, "batch width y x"]) -> Float[Tensor, "batch width y x"]:
+        latent = latent + F.gelu(self.space(self.space_norm(latent)))
+        return latent + self.channel(self.channel_norm(latent))
+
+
+class Encoder(nn.Module):
+    """Embed all input frames together: time goes into channels, ``stride`` × ``stride`` grid cells into a latent cell.
+
+    A grid that ``stride`` does not divide is padded on the right and at the bottom by its edge; ``Decoder`` crops it.
+    The learned position embedding binds the weights to one grid, as gridded geography does.
+    """
+
+    def __init__(
+        self, n_steps: int, n_channels: int, grid: tuple[int, int], width: int, stride: int, depth: int
+    ) -> None:
+        super().__init__()
+        self.padding = [0, -grid[1] % stride, 0, -grid[0] % stride]
+        self.embed = nn.Conv2d(n_steps * n_channels, width, stride, stride=stride)
+        self.position = nn.Parameter(0.02 * torch.randn(width, -(-grid[0] // stride), -(-grid[1] // stride)))
+        self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
+
+    def forward(self, scores: Float[Tensor, "batch time channel y x"]) -> Float[Tensor, "batch width yl xl"]:
+        stacked = F.pad(scores.flatten(1, 2), self.padding, mode="replicate")
+        return self.blocks(self.embed(stacked) + self.position)
+
+
+class Decoder(nn.Module):
+    """Map a latent to all forecast frames at once, undoing the stride by pixel shuffle."""
+
+    def __init__(self, n_steps: int, n_channels: int, grid: tuple[int, int], width: int, stride: int) -> None:
+        super().__init__()
+        self.grid, self.shape = grid, (n_steps, n_channels)
+        self.norm = group_norm(width)
+        self.head = nn.Conv2d(width, n_steps * n_channels * stride**2, 1)
+        self.shuffle = nn.PixelShuffle(stride)
+
+    def forward(self, latent: Float[Tensor, "batch width yl xl"]) -> Float[Tensor, "batch time channel y x"]:
+        frames = self.shuffle(self.head(self.norm(latent)))[..., : self.grid[0], : self.grid[1]]
+        return frames.unflatten(1, self.shape)

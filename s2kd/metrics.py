@@ -1,0 +1,187 @@
+"""Scores of forecasts in physical units, as sums over windows that add up batch by batch, and what follows from them.
+
+A ``*_sums`` function turns one batch into sums with one row a lead time; sums of several batches are added key by key;
+a ``*_scores`` function turns any choice of rows (one lead time, or all) into scores. Give the sums float64 tensors: a
+score over a million cells loses digits in float32. Where a score does not exist (no window, no such band on a small
+grid, PSNR of an exact forecast) it is NaN or infinite, which ``s2kd.evaluation`` writes as null.
+
+Channels are pooled as they are: where their units differ, the channel with the large numbers decides MSE and bands.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+SSIM_WINDOW = 7  # cells; the uniform window of scikit-image's default, which OpenSTL's SSIM uses
+BANDS = {"low": (0.0, 1 / 8), "mid": (1 / 8, 1 / 4), "high": (1 / 4, math.inf)}  # cycles a cell; ]from, to]
+MAX_ANNULI = 48
+
+
+# --- cell by cell ------------------------------------------------------------------------------------------------
+
+
+def pixel_sums(
+    predictions: Float64[Tensor, "batch time channel height width"],
+    targets: Float64[Tensor, "batch time channel height width"],
+    value_range: Float64[Tensor, "2 channel"],
+    active: Bool[Tensor, "channel height width"] | None,
+) -> dict[str, Float64[Tensor, "time channel"]]:
+    """Sum errors and SSIM over the windows of a batch, with the counts that turn the sums into means.
+
+    SSIM is that of one channel of one frame, scaled so that ``value_range`` (rows: minimum and maximum of each channel
+    over the training frames) becomes 0 to 1, unclipped: uniform 7 x 7 window, reflected at the border, K1 = 0.01,
+    K2 = 0.03, dynamic range 1, in float32. It is NaN on a grid with fewer than 7 cells on a side. ``active`` marks
+    cells whose errors are also summed apart.
+    """
+    batch, n_steps, n_channels, height, width = predictions.shape
+    error = predictions - targets
+    counts = torch.full((n_steps, n_channels), float(batch), dtype=torch.float64)
+    sums = {
+        "images": counts,
+        "cells": counts * height * width,
+        "squared_error": error.square().sum((0, 3, 4)),
+        "absolute_error": error.abs().sum((0, 3, 4)),
+        "ssim": _ssim(predictions, targets, value_range).sum(0),
+    }
+    if active is not None:
+        sums["active_cells"] = counts * active.sum((1, 2))
+        sums["squared_error_active"] = (error.square() * active).sum((0, 3, 4))
+    return sums
+
+
+def pixel_scores(
+    sums: dict[str, Float64[Tensor, "time channel"]], value_range: Float64[Tensor, "2 channel"]
+) -> dict[str, float]:
+    """MSE, MAE, RMSE, SSIM and PSNR over everything in ``sums``; MSE and RMSE of active cells where they were summed.
+
+    RMSE is the root of the MSE over all, not a mean of roots. PSNR is 10 log10(R² / MSE) in dB, with R = maximum −
+    minimum of ``value_range`` and the MSE of each channel over all windows (an average over frames would be infinite as
+    soon as one frame is exact), averaged over channels. SSIM is the average over frames and channels.
+    """
+    total = {key: value.sum() for key, value in sums.items()}
+    mse = total["squared_error"] / total["cells"]
+    channel_mse = sums["squared_error"].sum(0) / sums["cells"].sum(0)
+    scores = {
+        "mse": mse,
+        "mae": total["absolute_error"] / total["cells"],
+        "rmse": mse.sqrt(),
+        "ssim": total["ssim"] / total["images"],
+        "psnr": (10 * torch.log10(value_range.diff(dim=0).square() / channel_mse)).mean(),
+    }
+    if "active_cells" in sums:
+        mse_active = total["squared_error_active"] / total["active_cells"]
+        scores |= {"mse_active": mse_active, "rmse_active": mse_active.sqrt()}
+    return {key: float(value) for key, value in scores.items()}
+
+
+def _ssim(
+    predictions: Float64[Tensor, "batch time channel height width"],
+    targets: Float64[Tensor, "batch time channel height width"],
+    value_range: Float64[Tensor, "2 channel"],
+) -> Float64[Tensor, "batch time channel"]:
+    batch, n_steps, n_channels, height, width = predictions.shape
+    if min(height, width) < SSIM_WINDOW:
+        return torch.full((batch, n_steps, n_channels), math.nan, dtype=torch.float64)
+    low, high = value_range[:, :, None, None]
+    # one image a channel and frame; in float64 the convolution is ten times slower
+    images = [((x - low) / (high - low)).float().reshape(-1, 1, height, width) for x in (predictions, targets)]
+    ssim = structural_similarity_index_measure(
+        *images, gaussian_kernel=False, kernel_size=SSIM_WINDOW, data_range=1.0, reduction="none"
+    )
+    return ssim.reshape(batch, n_steps, n_channels).double()
+
+
+# --- by wavenumber -----------------------------------------------------------------------------------------------
+
+
+def windowed_spectrum(fields: Float[Tensor, "*batch height width"]) -> Float64[Tensor, "*batch height width"]:
+    """Power |F|² of fields under a Hann window, with F(z) = FFT2_ortho(w (z − μ_w) / √⟨w²⟩) and μ_w = Σ w z / Σ w.
+
+    w is the product of a periodic (DFT-even) Hann window along y and one along x; ⟨w²⟩, its mean square, keeps white
+    noise at its variance. The weighted mean is taken off, so that the power at wavenumber 0 is nil. F is linear: the
+    spectrum of a difference is that of the complex difference of two spectra. Source: the
+    spectral protocol of the TAM paper, which leaves open whether its Hann window is periodic or symmetric.
+    """
+    height, width = fields.shape[-2:]
+    window = torch.outer(*(torch.hann_window(size, periodic=True, dtype=torch.float64) for size in (height, width)))
+    mean = (window * fields).sum((-2, -1), keepdim=True) / window.sum()
+    return torch.fft.fft2(window * (fields - mean) / window.square().mean().sqrt(), norm="ortho").abs().square()
+
+
+def wavenumbers(height: int, width: int) -> Float64[Tensor, "height width"]:
+    """Length of the wave vector of each FFT2 coefficient in cycles a cell, 0 to √½."""
+    y, x = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    return torch.hypot(y[:, None], x[None, :])
+
+
+def band_masks(height: int, width: int) -> Bool[Tensor, "band height width"]:
+    """Coefficients in each of ``BANDS``; wavenumber 0 is in none."""
+    k = wavenumbers(height, width)
+    return torch.stack([(k > above) & (k <= to) for above, to in BANDS.values()])
+
+
+def annuli(height: int, width: int) -> tuple[Float64[Tensor, " annulus"], Int[Tensor, "height width"]]:
+    """Centres (cycles a cell) of uniform annuli over ]0, √½] and the annulus of each coefficient (−1: wavenumber 0).
+
+    There are 48, or fewer on a small grid: an annulus is never narrower than the finer spacing of the coefficients.
+    """
+    n_annuli = max(1, min(MAX_ANNULI, math.floor(math.sqrt(0.5) * max(height, width))))
+    step = math.sqrt(0.5) / n_annuli
+    index = (wavenumbers(height, width) / step).ceil().long() - 1
+    return (torch.arange(n_annuli, dtype=torch.float64) + 0.5) * step, index.clamp(max=n_annuli - 1)
+
+
+def spectral_sums(
+    predictions: Float64[Tensor, "batch time channel height width"],
+    targets: Float64[Tensor, "batch time channel height width"],
+) -> dict[str, Float64[Tensor, "time bin"]]:
+    """Sum the power of forecast, truth and error over windows, channels and the coefficients of a band or annulus.
+
+    The columns of ``band_*`` are ``BANDS`` (NaN where the grid has no coefficient in a band), those of ``annulus_*``
+    the annuli; ``cells`` counts windows x channels x cells.
+    """
+    batch, n_steps, n_channels, height, width = predictions.shape
+    powers = {  # each (time, height, width)
+        "forecast": windowed_spectrum(predictions).sum((0, 2)),
+        "truth": windowed_spectrum(targets).sum((0, 2)),
+        "error": windowed_spectrum(predictions - targets).sum((0, 2)),
+    }
+    bands = band_masks(height, width)
+    exists = bands.any(-1).any(-1)
+    centres, annulus = annuli(height, width)
+    in_annulus = annulus.flatten() == torch.arange(len(centres))[:, None]
+    sums = {"cells": torch.full((n_steps, 1), float(batch * n_channels * height * width), dtype=torch.float64)}
+    for name, power in powers.items():
+        band_power = torch.einsum("tyx,byx->tb", power, bands.double())
+        sums[f"band_{name}"] = torch.where(exists, band_power, math.nan)
+        sums[f"annulus_{name}"] = power.flatten(1) @ in_annulus.double().T
+    return sums
+
+
+def spectral_scores(sums: dict[str, Float64[Tensor, "time bin"]]) -> dict[str, float]:
+    """Band errors E_b and the error power of each band over everything in ``sums``.
+
+    ``band_error_b`` = Σ|F(Ŷ) − F(Y)|² / Σ|F(Y)|² over the coefficients of band b: 0 is exact, 1 as wrong as a constant
+    forecast; the difference is complex, so a shifted pattern counts as wrong. ``error_power_b`` is the numerator
+    a cell (units²): by Parseval's theorem the bands add up to the MSE under the Hann window, less that of its mean.
+    """
+    error, truth = sums["band_error"].sum(0), sums["band_truth"].sum(0)
+    return {f"band_error_{band}": float(value) for band, value in zip(BANDS, error / truth, strict=True)} | {
+        f"error_power_{band}": float(value) for band, value in zip(BANDS, error / sums["cells"].sum(), strict=True)
+    }
+
+
+def radial_power(
+    sums: dict[str, Float64[Tensor, "time bin"]], height: int, width: int
+) -> dict[str, Float64[Tensor, " annulus"]]:
+    """Mean |F|² a coefficient in each annulus (units²) of forecast, truth and error; NaN in an annulus without any."""
+    centres, annulus = annuli(height, width)
+    counts = torch.bincount(annulus[annulus >= 0], minlength=len(centres))
+    n_fields = sums["cells"].sum() / (height * width)
+    power = {
+        f"power_{name}": sums[f"annulus_{name}"].sum(0) / counts / n_fields for name in ("forecast", "truth", "error")
+    }
+    return {"wavenumber": centres} | power

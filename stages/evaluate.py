@@ -1,0 +1,47 @@
+"""Score one student on the test windows, in physical units. It reads no text and knows no teacher."""
+
+import argparse
+from pathlib import Path
+
+from s2kd.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--meta", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the student")
+    parser.add_argument("--name", required=True, help="what the files are called")
+    parser.add_argument("--metrics-dir", type=Path, required=True, help="folder for NAME.json, .csv and -spectrum.csv")
+    parser.add_argument("--examples-dir", type=Path, required=True, help="folder for NAME.npy")
+    parser.add_argument("--latency", type=Path, required=True, help="JSON file of the latency to write")
+    args = parser.parse_args()
+
+    import torch
+
+    from s2kd.batches import Windows, load_batches
+    from s2kd.checkpoint import load_model
+    from s2kd.cost import count_flops, count_parameters, write_latency
+    from s2kd.dataset import Meta, load_frames, load_windows
+    from s2kd.evaluation import evaluate, write_evaluation
+    from s2kd.params import load_params
+    from s2kd.students import Student
+
+    params = load_params("evaluation")
+    meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    student = load_model(args.model, Student).to(device)
+    test = Windows(frames, windows[windows["split"] == "test"], meta)
+
+    with torch.inference_mode():
+        batches = load_batches(test, params.batch_size, shuffle=False)
+        evaluation = evaluate((student(batch["inputs"].to(device)) for batch in batches), frames, windows, meta)
+    inputs = test.__getitems__([0])["inputs"].to(device)
+    cost = {"parameters": count_parameters(student), "flops": count_flops(student, inputs)}
+    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost)
+    write_latency(args.latency, params, student, inputs)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,421 @@
+"""Facts of hand-made fields to the number, and what a view may and may not see."""
+
+import dataclasses
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from s2kd.dataset import Meta
+from s2kd.narratives.calendar import calendar, day
+from s2kd.narratives.climatology import Climatology, means
+from s2kd.narratives.facts import climatology, facts
+from s2kd.narratives.fields import STILL, acceleration, detail_share, displacement, tapered_spectra
+from s2kd.narratives.places import direction, region, region_names, region_sums
+from s2kd.narratives.template import narrate, render
+from s2kd.stage import UserError
+from s2kd.windows import train_mask
+
+NCEP = Path(__file__).parents[1] / "../shared/data/ncep_air_temperature_2013_2014.nc"
+START = datetime(2001, 7, 2)  # a Monday
+
+
+def meta_of(domain: str, channels: tuple[str, ...], shape: tuple[int, int], n_input: int = 12) -> Meta:
+    height, width = shape
+    globe = domain != "fluid"
+    return Meta(
+        dataset="made",
+        title="Made by hand",
+        domain=domain,
+        country="US",
+        channels=channels,
+        units=tuple("K" for _ in channels),
+        time_step=3600,
+        start=START.isoformat(),
+        n_frames=0,
+        n_steps_input=n_input,
+        n_steps_output=n_input,
+        y_name="latitude" if globe else "y",
+        x_name="longitude" if globe else "x",
+        y=tuple(float(50 - k) for k in range(height)) if globe else tuple(k + 0.5 for k in range(height)),
+        x=tuple(float(200 + k) for k in range(width)) if globe else tuple(k + 0.5 for k in range(width)),
+        mean=tuple(0.0 for _ in channels),
+        std=tuple(1.0 for _ in channels),
+        licence="",
+        citation="",
+    )
+
+
+WEATHER = meta_of("weather", ("air",), (24, 30))
+FLUID = meta_of("fluid", ("density", "u"), (24, 24))
+TRAFFIC = meta_of("traffic", ("in", "out"), (6, 9))
+
+
+def blank(meta: Meta) -> Climatology:
+    """Usual values of 0 and thirds below and above 1, so that numbers can be checked by hand."""
+    hours, days = {"traffic": (24, 2), "weather": (24, 1), "fluid": (1, 1)}[meta.domain]
+    n = len(meta.channels)
+    bounds = np.tile([0.5, 1.0], (n, 1))
+    names = ("change", "gradient", "detail", "acceleration")
+    return Climatology(
+        mean=np.zeros((hours, days, n, len(meta.y), len(meta.x)), np.float32),
+        total=np.zeros((hours, days, n)),
+        terciles={name: bounds for name in names},
+    )
+
+
+def moving_blob(meta: Meta, rows: float, columns: float) -> np.ndarray:
+    """A Gaussian that starts left of and above the middle of the array, (time, 1, y, x), displaced each frame."""
+    time = np.arange(meta.n_steps_input + meta.n_steps_output)[:, None, None]
+    y, x = np.mgrid[: len(meta.y), : len(meta.x)]
+    distance = (y - 10 - rows * time) ** 2 + (x - 10 - columns * time) ** 2
+    return np.exp(-distance / 18).astype(np.float32)[:, None]
+
+
+def random_record(meta: Meta, n_frames: int = 200) -> tuple[np.ndarray, pd.DatetimeIndex, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    frames = rng.gamma(2, 20, (n_frames, len(meta.channels), len(meta.y), len(meta.x))).astype(np.float32)
+    length = meta.n_steps_input + meta.n_steps_output
+    starts = np.arange(n_frames - length + 1)
+    split = np.where(starts < 100, "train", "test")
+    windows = pd.DataFrame({"id": starts, "start": starts, "split": split})
+    return frames, pd.date_range(START, periods=n_frames, freq="h"), windows
+
+
+# --- places ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y_name", "y", "top", "down"),
+    [
+        ("latitude", (3.0, 2.0, 1.0), "northwest", "south"),
+        ("latitude", (1.0, 2.0, 3.0), "southwest", "north"),
+        ("y", (0.0, 1.0, 2.0), "lower left", "up"),
+        ("y", (2.0, 1.0, 0.0), "upper left", "down"),
+    ],
+)
+def test_rows_run_as_their_coordinate_says(y_name: str, y: tuple, top: str, down: str) -> None:
+    meta = WEATHER.model_copy(update={"y_name": y_name, "y": y, "x": (0.0, 1.0, 2.0)})
+    assert region(meta, 0, 0) == top == region_names(meta)[0]
+    assert direction(meta, 1.0, 0.1) == down
+    mirrored = meta.model_copy(update={"x": (2.0, 1.0, 0.0)})
+    assert direction(meta, 0.0, 1.0) == direction(mirrored, 0.0, -1.0) == ("east" if y_name == "latitude" else "right")
+
+
+def test_region_sums_agree_with_the_region_of_each_cell() -> None:
+    meta = meta_of("traffic", ("flow",), (16, 32))
+    field = np.random.default_rng(0).integers(0, 9, (16, 32)).astype(np.float64)
+    by_hand = dict.fromkeys(region_names(meta), 0.0)
+    for row in range(16):
+        for column in range(32):
+            by_hand[region(meta, row, column)] += field[row, column]
+    assert dict(zip(region_names(meta), region_sums(field), strict=True)) == by_hand
+
+
+# --- calendar ----------------------------------------------------------------------------------------------------
+
+
+def test_days() -> None:
+    assert day(date(2001, 7, 4), "US").holiday == "Independence Day"
+    assert day(date(2001, 7, 3), "US").neighbour == "the day before Independence Day"
+    assert day(date(2001, 7, 5), "US").neighbour == "the day after Independence Day"
+    assert day(date(2001, 7, 4), None).holiday is None
+    assert day(date(2001, 7, 7), "US").weekend
+    assert not day(date(2001, 7, 6), "US").weekend
+    assert day(date(2001, 7, 6), "EG").weekend  # Friday and Saturday
+    with pytest.raises(UserError, match="Atlantis"):
+        day(date(2001, 7, 4), "Atlantis")
+
+
+@pytest.mark.parametrize(
+    ("start", "today", "ahead"),
+    [
+        ("2001-07-06T06", "12 hours to Friday 6 July 18 h, weekday evening.", "Saturday 6 h, the weekend begins;"),
+        ("2001-07-08T06", "Sunday 8 July 18 h, weekend evening.", "Monday 6 h, the weekend ends;"),
+        ("2001-07-07T06", "Saturday 7 July 18 h, weekend evening.", "Sunday 6 h, the weekend goes on;"),
+        ("2001-07-10T00", "Tuesday 10 July 12 h, weekday afternoon.", "24 h the same day;"),
+        (
+            "2001-07-03T03",
+            "Tuesday 3 July 15 h, weekday afternoon, the day before Independence Day.",
+            "Wednesday 3 h, another weekday, with Independence Day, a public holiday;",
+        ),
+        (
+            "2001-07-04T03",
+            "Wednesday 4 July 15 h, weekday afternoon, Independence Day, a public holiday.",
+            "Thursday 3 h, another weekday, the day after Independence Day;",
+        ),
+    ],
+)
+def test_calendar_words(start: str, today: str, ahead: str) -> None:
+    frames = np.ones((12, 2, 6, 9), np.float32)
+    text = render(facts(frames, datetime.fromisoformat(start), TRAFFIC, blank(TRAFFIC), "history"))
+    assert text[0].endswith(today)
+    assert text[1].startswith(f"Ahead to {ahead}")
+
+
+def test_calendar_of_instants_ends_at_the_last_stamp() -> None:
+    when = calendar(START, WEATHER)
+    assert when.now - when.start == timedelta(hours=11)
+    assert when.end - when.now == timedelta(hours=12)
+    assert when.season == "summer"
+    southern = WEATHER.model_copy(update={"y": tuple(-10.0 - k for k in range(24))})
+    assert calendar(START, southern).season == "winter"
+    tropics = WEATHER.model_copy(update={"y": tuple(12.0 - k for k in range(24))})
+    assert calendar(START, tropics).season == "northern summer"
+
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+def test_facts_of_a_ramp() -> None:
+    meta = WEATHER
+    y, x = np.mgrid[:24, :30]
+    time = np.arange(24)[:, None, None]
+    frames = (3 * x + 4 * y + 0.5 * time).astype(np.float32)[:, None]
+    known = facts(frames, START, meta, blank(meta), "history_and_target")
+    assert (known.levels[0].first, known.levels[0].last) == pytest.approx((89.5, 95))
+    assert (known.maximum.value, known.maximum.region) == (184.5, "southeast")
+    assert known.maximum.position == "27 N 131 W"
+    assert (known.minimum.value, known.minimum.region, known.minimum.position) == (5.5, "northwest", "50 N 160 W")
+    assert known.gradient.value == pytest.approx(5)
+    assert known.largest_change.value == pytest.approx(5.5)
+    assert known.outlier.value == known.maximum.value
+    assert known.rising == 100
+    assert known.acceleration == pytest.approx(1)
+    assert known.accelerates == "low"
+    assert known.levels_ahead[0].last == pytest.approx(101)
+    assert known.maximum_ahead.value == 190.5
+    assert known.new_maximum
+    assert not known.new_minimum
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "row_0_north", "row_0_south"),
+    [
+        (0.0, 0.5, "east", "east"),
+        (0.4, 0.0, "south", "north"),
+        (0.3, -0.3, "southwest", "northwest"),
+    ],
+)
+def test_motion_of_a_blob(rows: float, columns: float, row_0_north: str, row_0_south: str) -> None:
+    frames = moving_blob(WEATHER, rows, columns)
+    upside_down = WEATHER.model_copy(update={"y": WEATHER.y[::-1]})
+    for meta, expected in ((WEATHER, row_0_north), (upside_down, row_0_south)):
+        motion = facts(frames, START, meta, blank(meta), "history").motion
+        assert motion.direction == expected
+        assert motion.speed == pytest.approx(np.hypot(rows, columns), rel=0.3)  # the taper holds it back
+        assert not motion.still
+
+
+def test_displacement_is_exact_for_whole_cells_far_from_the_edge() -> None:
+    y, x = np.mgrid[:48, :48]
+    frames = np.stack([np.exp(-((y - 22 - 2 * t) ** 2 + (x - 25 + 3 * t) ** 2) / 8) for t in range(2)])
+    assert displacement(tapered_spectra(frames.astype(np.float32)), (48, 48)) == pytest.approx((2, -3), abs=0.15)
+
+
+def test_a_standing_field_stays_in_place() -> None:
+    motion = facts(moving_blob(WEATHER, 0, 0), START, WEATHER, blank(WEATHER), "history").motion
+    assert motion.still
+    assert motion.speed < STILL / 10
+    still = facts(np.zeros((12, 1, 24, 30), np.float32), START, WEATHER, blank(WEATHER), "history")
+    assert still.motion.speed == 0
+    assert still.maximum is None  # a flat map has no highest place
+    assert all(render(still))
+
+
+def test_fine_detail_is_the_share_above_a_quarter_cycle_a_cell() -> None:
+    x = np.arange(32) * np.ones((32, 1))
+    for cycles, share in ((0.05, 0), (0.4, 100)):
+        wave = np.cos(2 * np.pi * cycles * x).astype(np.float32)[None]
+        assert detail_share(tapered_spectra(wave)[0], (32, 32)) == pytest.approx(share, abs=0.1)
+
+
+def test_acceleration_compares_the_halves() -> None:
+    value = np.array([0, 1, 2, 4, 6], np.float32)[:, None, None] * np.ones((3, 3), np.float32)
+    assert acceleration(value) == pytest.approx(2)
+    assert acceleration(value[:1]) == 1
+
+
+# --- traffic -----------------------------------------------------------------------------------------------------
+
+
+def test_facts_of_traffic() -> None:
+    frames = np.zeros((12, 2, 6, 9), np.float32)
+    frames[:, 0, 0, 0] = np.arange(1, 13) * 10  # arrivals in the northwest
+    frames[7, 0, 0, 0] = 200
+    frames[:, 1, 5, 8] = 30  # departures in the southeast
+    usual = blank(TRAFFIC)
+    usual.mean[11, 0, 0, 0, 0] = 96
+    usual.total[11, 0, 0] = 96
+    known = facts(frames, START, TRAFFIC, usual, "history")
+    inflow, outflow = known.flows
+    assert (inflow.first, inflow.now, inflow.peak, inflow.peak_time) == (10, 120, 200, START + timedelta(hours=7))
+    assert inflow.deviation == pytest.approx(25)  # 120 against 96
+    assert (inflow.change, outflow.change) == ("high", "low")
+    assert known.concentration == (("northwest", 80), ("southeast", 20))
+    assert (known.outlier.value, known.outlier.region) == (30, "southeast")
+    assert (known.largest_change.value, known.largest_change.region) == (110, "northwest")
+    assert (known.balance.value, known.balance.region) == (frames[:, 0].sum(), "northwest")
+    one_way = TRAFFIC.model_copy(update={"channels": ("speed", "density")})
+    assert facts(frames, START, one_way, usual, "history").balance is None
+
+
+def test_usual_flow_ahead_is_that_of_the_training_frames() -> None:
+    usual = blank(TRAFFIC)
+    usual.total[:, 0, 0] = np.arange(24)
+    known = facts(np.ones((12, 2, 6, 9), np.float32), START, TRAFFIC, usual, "history").usual_ahead
+    assert (known.low, known.low_time) == (12, START + timedelta(hours=12))
+    assert (known.peak, known.peak_time) == (23, START + timedelta(hours=23))
+
+
+def test_means_use_training_frames_by_hour_and_kind_of_day() -> None:
+    frames, times, windows = random_record(TRAFFIC)
+    train = train_mask(len(frames), windows, 24)
+    mean = means(frames, times, train, TRAFFIC)
+    assert mean[5, 0] == pytest.approx(frames[[5, 29, 53, 77, 101]].mean(axis=0), rel=1e-5)  # 100 + 23 frames
+    assert mean[5, 1] == pytest.approx(frames[:123].mean(axis=0), rel=1e-4)  # no weekend among them
+    changed = frames.copy()
+    changed[123:] += 1
+    assert (means(changed, times, train, TRAFFIC) == mean).all()
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
+def test_a_history_view_never_sees_the_target(meta: Meta) -> None:
+    frames, times, windows = random_record(meta)
+    usual = climatology(frames, times, windows, meta)
+    window, start = frames[:24], times[0].to_pydatetime()
+    other = window.copy()
+    other[12:] = np.random.default_rng(1).gamma(2, 90, other[12:].shape)
+    unseen = window.copy()
+    unseen[12:] = np.nan
+    history = render(facts(window, start, meta, usual, "history"))
+    assert history == render(facts(other, start, meta, usual, "history"))
+    assert history == render(facts(unseen, start, meta, usual, "history"))
+    assert history == render(facts(window[:12], start, meta, usual, "history"))
+    full = render(facts(window, start, meta, usual, "history_and_target"))
+    changed = render(facts(other, start, meta, usual, "history_and_target"))
+    assert full[: len(history)] == changed[: len(history)] == history  # the target part comes after
+    assert len(full) > len(history)
+    assert all(a != b for a, b in zip(full[len(history) :], changed[len(history) :], strict=True))
+
+
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
+def test_narratives_repeat_and_differ_between_windows(meta: Meta) -> None:
+    frames, times, windows = random_record(meta)
+    windows = windows.iloc[::6]
+    texts = list(narrate(frames, times, windows, meta, "history"))
+    assert texts == list(narrate(frames, times, windows, meta, "history"))
+    assert len(set(texts)) == len(texts) == len(windows)
+
+
+def leaves(value: object, path: tuple = ()) -> list[tuple[tuple, object]]:
+    """Paths and values of everything that nested facts hold."""
+    if dataclasses.is_dataclass(value):
+        parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, tuple):
+        parts = list(enumerate(value))
+    else:
+        return [(path, value)]
+    return [leaf for key, part in parts for leaf in leaves(part, (*path, key))]
+
+
+def replace(value: object, path: tuple, leaf: object) -> object:
+    if not path:
+        return leaf
+    key, *rest = path
+    if isinstance(value, tuple):
+        return tuple(replace(part, tuple(rest), leaf) if k == key else part for k, part in enumerate(value))
+    return dataclasses.replace(value, **{key: replace(getattr(value, key), tuple(rest), leaf)})
+
+
+def another(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, datetime):
+        return value + timedelta(hours=7)
+    if isinstance(value, int | float):
+        return value + 77 if isinstance(value, float) else value + 1
+    if value in ("low", "middle", "high"):
+        return "high" if value == "low" else "low"
+    return "elsewhere"
+
+
+@pytest.mark.parametrize("view", ["history", "history_and_target"])
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
+def test_every_fact_reaches_the_text(meta: Meta, view: str) -> None:
+    frames, times, windows = random_record(meta)
+    usual = climatology(frames, times, windows, meta)
+    known = facts(frames[120:144], datetime(2001, 7, 6, 9), meta, usual, view)
+    for name in ("motion", "motion_ahead"):
+        if getattr(known, name, None):
+            moving = dataclasses.replace(getattr(known, name), still=False)  # so that its direction is told
+            known = dataclasses.replace(known, **{name: moving})
+    text = render(known)
+    silent = (
+        {"season"} if meta.domain == "traffic" else {"weekend", "neighbour", "holiday", "holiday_ahead", "same_day"}
+    )
+    for path, value in leaves(known):
+        if value is None or path[-1] in silent or path[:2] == ("calendar", "end"):
+            continue
+        assert render(replace(known, path, another(value))) != text, f"{'.'.join(map(str, path))} is not told"
+
+
+def test_sentences_have_a_fixed_order_a_word_and_a_number() -> None:
+    order = {
+        "traffic": ["12 hours", "Ahead to", "Inflow", "Outflow", "Most flow", "Most unusual", "Largest change", ""],
+        "weather": ["Summer", "Mean", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
+        "fluid": ["Mean", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
+    }
+    for meta in (TRAFFIC, WEATHER, FLUID):
+        frames, times, windows = random_record(meta)
+        usual = climatology(frames, times, windows, meta)
+        for start in range(0, 150, 30):
+            text = render(facts(frames[start : start + 12], times[start].to_pydatetime(), meta, usual, "history"))
+            beginnings = order[meta.domain]
+            assert all(a.startswith(b) for a, b in zip(text, beginnings, strict=False)), text
+            assert all(any(c.isdigit() for c in each) and any(c.isalpha() for c in each) for each in text)
+
+
+def test_a_single_frame_and_many_channels_still_make_a_text() -> None:
+    meta = meta_of("weather", tuple(f"c{k}" for k in range(7)), (9, 9), n_input=1)
+    frames, times, windows = random_record(meta)
+    text = next(narrate(frames, times, windows, meta, "history_and_target"))
+    assert "c2" in text
+    assert "c3" not in text
+    assert len(text.split()) < 200
+
+
+def test_no_training_window_is_the_users_mistake() -> None:
+    frames, times, windows = random_record(TRAFFIC)
+    with pytest.raises(UserError, match="no training window"):
+        climatology(frames, times, windows.assign(split="test"), TRAFFIC)
+
+
+@pytest.mark.skipif(not NCEP.exists(), reason="../shared/data/ncep_air_temperature_2013_2014.nc is absent")
+def test_westerlies_carry_anomalies_east() -> None:
+    xr = pytest.importorskip("xarray")
+    with xr.open_dataset(NCEP) as data:
+        frames = data["air"].to_numpy().astype(np.float32)[:, None]
+        meta = meta_of("weather", ("air",), (25, 53)).model_copy(
+            update={
+                "y": tuple(data["lat"].to_numpy().tolist()),
+                "x": tuple(data["lon"].to_numpy().tolist()),
+                "time_step": 21600.0,
+            }
+        )
+        times = pd.DatetimeIndex(data["time"].to_numpy())
+    starts = np.arange(0, 2896, 12)
+    windows = pd.DataFrame({"id": np.arange(len(starts)), "start": starts, "split": "train"})
+    usual = climatology(frames, times, windows, meta)
+    motions = [
+        facts(frames[start : start + 12], times[start].to_pydatetime(), meta, usual, "history").motion
+        for start in starts
+    ]
+    moving = [motion.direction for motion in motions if not motion.still]
+    assert len(moving) > 0.4 * len(starts)
+    assert sum("east" in each for each in moving) > 0.95 * len(moving)
