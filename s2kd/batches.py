@@ -82,15 +82,12 @@ class Windows(Dataset):
 
 def load_batches(windows: Windows, batch_size: int, *, shuffle: bool) -> DataLoader:
     """Batches of ``Windows``; a shuffled loader drops the incomplete last batch, so that every step weighs the same."""
-    if not len(windows):
-        raise UserError("no windows to load; check the split and the window lengths in params.yaml")
-    return DataLoader(
-        windows,
-        batch_size=min(batch_size, len(windows)),
-        shuffle=shuffle,
-        drop_last=shuffle,
-        collate_fn=_as_is,
-    )
+    if len(windows) < (batch_size if shuffle else 1):
+        raise UserError(
+            f"{len(windows)} windows are too few for a batch of {batch_size}; lower training.batch_size or change the "
+            "split in params.yaml"
+        )
+    return DataLoader(windows, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=_as_is)
 
 
 def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

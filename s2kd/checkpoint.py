@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from s2kd.stage import UserError, atomic
@@ -27,7 +27,7 @@ def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     with atomic(folder) as temporary:
         temporary.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, temporary / "model.safetensors")
+        (temporary / "model.safetensors").write_bytes(save(weights))  # save_file makes a file only its owner may read
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

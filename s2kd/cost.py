@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from s2kd.params import Evaluation
@@ -20,9 +21,16 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_flops(model: nn.Module, *inputs: Tensor) -> int:
-    """Floating-point operations of one forward: a multiply-add counts as two; element-wise operations do not count."""
-    with FlopCounterMode(display=False) as counter:
-        model(*inputs)
+    """Floating-point operations of one forward: a multiply-add counts as two; element-wise operations do not count.
+
+    Attention is computed step by step meanwhile, because the counter sees nothing in most of its fused kernels.
+    """
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     return counter.get_total_flops()
 
 

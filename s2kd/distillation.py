@@ -14,7 +14,7 @@ from s2kd.spectral import half_plane_mean, rfft2
 from s2kd.students import Student
 from s2kd.training import prediction_loss
 
-Features = Float[Tensor, "batch width y x"]
+Features = Float[Tensor, "batch width yl xl"]
 
 
 def semantic_loss(student: Features, teacher: Features) -> Float[Tensor, ""]:

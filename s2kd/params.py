@@ -210,26 +210,31 @@ def load_params(group: str, path: Path = Path("params.yaml")) -> Any:
 
 
 def _explain(path: Path, detail: Any) -> str:
-    # A discriminated union puts the chosen class into the location; it is no key of the file.
-    location = [str(part) for part in detail["loc"]]
+    keys, known = _locate(detail["loc"])
+    where = ".".join(keys) or "the top level"
     if detail["type"] == "extra_forbidden":
-        return f"{path}: unknown key {'.'.join(location)!r}{_nearest(location[-1], _siblings(detail['loc']))}"
+        return f"{path}: unknown key {where!r}{_nearest(keys[-1], known)}"
     if detail["type"] == "missing":
-        return f"{path}: {'.'.join(location)} is missing; every parameter must be given"
-    return f"{path}: {'.'.join(location)} = {detail['input']!r}: {detail['msg']}"
+        return f"{path}: {where} is missing; every parameter must be given"
+    return f"{path}: {where} = {detail['input']!r}: {detail['msg']}"
 
 
-def _siblings(location: tuple) -> list[str]:
-    """Names of the fields that the model at ``location`` knows."""
+def _locate(location: tuple) -> tuple[list[str], list[str]]:
+    """Keys in the file that lead to the place of an error, and the keys that the model there knows.
+
+    pydantic's own location also names the member of a union that was tried, which is no key of the file.
+    """
     schema: dict = Params.model_json_schema()
-    node = schema
-    for part in location[:-1]:
+    node, keys, known = schema, [], []
+    for part in location:
         node = _resolve(node, schema)
         if "discriminator" in node:
             node = {"$ref": node["discriminator"]["mapping"][part]}
-        else:
+        elif "anyOf" not in node:
+            keys.append(str(part))
+            known = list(node.get("properties", {}))
             node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
-    return list(_resolve(node, schema).get("properties", {}))
+    return keys, known
 
 
 def _resolve(node: dict, schema: dict) -> dict:

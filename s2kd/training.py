@@ -47,12 +47,17 @@ def start(training: Training, seed: int, curves: Path) -> Accelerator:
     ``training.batch_size`` is the batch over all processes, each of which takes its share.
     """
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs 7 % of a step, and nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # 7 % of a step for memory that nothing here reads
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         log_with="dvclive",
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed),
     )
+    if training.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"training.batch_size = {training.batch_size} cannot be shared by {accelerator.num_processes} processes; "
+            "make it a multiple of their number"
+        )
     set_seed(seed)
     live = {"dir": str(curves), "dvcyaml": None, "save_dvc_exp": False, "report": None}
     accelerator.init_trackers("s2kd", init_kwargs={"dvclive": live})
@@ -131,7 +136,6 @@ def fit(
             progress["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
             save_state(state, accelerator.unwrap_model(model), best, optimizer, progress)
     bar.close()
-    accelerator.end_training()
     model = accelerator.unwrap_model(model)
     model.load_state_dict(best)
     return model.eval()

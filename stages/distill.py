@@ -74,7 +74,7 @@ def main() -> None:
         )
         if accelerator.is_main_process:
             save_model(args.model, best.student, config)
-        accelerator.wait_for_everyone()
+        accelerator.end_training()  # closes the curves and the process group
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
         )
         if accelerator.is_main_process:
             save_model(args.model, teacher, config)
-        accelerator.wait_for_everyone()
+        accelerator.end_training()  # closes the curves and the process group
 
 
 if __name__ == "__main__":

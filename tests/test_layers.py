@@ -1,0 +1,68 @@
+"""Shapes for every grid, and the standardisation against numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from s2kd.layers import ConvMixerBlock, Decoder, Encoder, Standardise, group_norm
+
+
+def test_standardise_by_hand_and_back():
+    mean, std = torch.tensor([[[280.0, 250.0]], [[0.0, -3.0]]]), torch.tensor([[[10.0, 0.5]], [[1e-3, 4.0]]])
+    standardise = Standardise(mean, std)
+    frames = mean + std * torch.tensor([-2.0, 0.0, 1.5]).reshape(1, 3, 1, 1, 1)
+    scores = standardise(frames)
+    wanted = torch.tensor([-2.0, 0.0, 1.5]).reshape(1, 3, 1, 1, 1).expand(1, 3, 2, 1, 2)
+    torch.testing.assert_close(scores, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(standardise.inverse(scores), frames, rtol=1e-6, atol=0)
+    assert not list(standardise.parameters())
+    assert set(standardise.state_dict()) == {"mean", "std"}
+
+
+def test_the_inverse_of_half_precision_is_single():
+    standardise = Standardise(torch.full((1, 1, 1), 300.0), torch.ones(1, 1, 1))
+    restored = standardise.inverse(torch.full((1, 1, 1, 1, 1), 0.25, dtype=torch.bfloat16))
+    assert restored.dtype == torch.float32
+    assert restored.item() == 300.25  # bfloat16 would have made it 300
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize(
+    ("grid", "stride", "latent"), [((25, 53), 4, (7, 14)), ((5, 7), 2, (3, 4)), ((8, 8), 4, (2, 2)), ((3, 5), 1, (3, 5))]
+)
+def test_encoder_and_decoder_keep_the_grid(grid, stride, latent, n_channels):
+    encoder = Encoder(4, n_channels, grid, 16, stride, depth=1)
+    decoder = Decoder(6, n_channels, grid, 16, stride)
+    hidden = encoder(torch.randn(2, 4, n_channels, *grid))
+    assert hidden.shape == (2, 16, *latent)
+    assert decoder(hidden).shape == (2, 6, n_channels, *grid)
+
+
+def test_padding_repeats_the_right_and_the_lower_edge():
+    torch.manual_seed(0)
+    encoder = Encoder(1, 1, (5, 7), 8, 4, depth=1)
+    whole = Encoder(1, 1, (8, 8), 8, 4, depth=1)
+    whole.load_state_dict(encoder.state_dict())
+    frames = torch.randn(1, 1, 1, 5, 7)
+    padded = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 0), (0, 3), (0, 1)), mode="edge")
+    torch.testing.assert_close(encoder(frames), whole(torch.from_numpy(padded)))
+
+
+def test_decoder_puts_times_channels_and_cells_where_they_belong():
+    decoder = Decoder(2, 3, (4, 6), 8, 2)
+    with torch.no_grad():
+        decoder.head.weight.zero_()
+        decoder.head.bias.copy_(torch.arange(24.0))  # output channel = ((time · 3 + channel) · 2 + row) · 2 + column
+    frames = decoder(torch.randn(1, 8, 2, 3))
+    for time, channel, y, x in [(0, 0, 0, 0), (0, 2, 1, 0), (1, 0, 2, 3), (1, 2, 3, 5)]:
+        assert frames[0, time, channel, y, x] == ((time * 3 + channel) * 2 + y % 2) * 2 + x % 2
+
+
+@pytest.mark.parametrize(("width", "groups"), [(32, 8), (12, 4), (6, 2), (5, 1)])
+def test_groups_divide_the_width(width, groups):
+    assert group_norm(width).num_groups == groups
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 4])
+def test_conv_mixer_keeps_the_grid(kernel_size):
+    assert ConvMixerBlock(8, kernel_size)(torch.randn(2, 8, 5, 3)).shape == (2, 8, 5, 3)
