@@ -95,7 +95,9 @@ def test_metrics_and_plots_are_in_git_and_the_rest_in_the_cache():
     for name, stage in STAGES.items():
         for entry in [*stage.get("metrics", []), *stage.get("plots", [])]:
             assert next(iter(entry.values()))["cache"] is False, name
-        assert all(isinstance(entry, str) for entry in stage.get("outs", [])), name
+        uncached = [entry for entry in stage.get("outs", []) if not isinstance(entry, str)]
+        # An uncached out switches DVC's run-cache off, which the report alone can afford.
+        assert uncached == ([{"metrics/results.md": {"cache": False}}] if name == "report" else []), name
 
 
 def test_the_matrix_has_every_variant_and_seed():
