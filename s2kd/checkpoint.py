@@ -33,11 +33,11 @@ def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
 
 def load_model(folder: Path, model_class: type[nn.Module]) -> nn.Module:
     """Build a model from ``config.json``, give it its weights, and set it to evaluation."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; run `dvc repro` or `dvc pull`") from None
+    for path in (folder / "config.json", folder / "model.safetensors"):
+        if not path.is_file():
+            raise UserError(f"{path} is missing; run `dvc repro` or `dvc pull`")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "model.safetensors")
     statistics = {name: weights[f"standardise.{name}"] for name in ("mean", "std")}
     model = model_class(**statistics, **config)
     model.load_state_dict(weights)

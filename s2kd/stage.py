@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if temporary.is_dir() and path.exists():  # os.replace cannot replace a folder that holds something
+        if temporary.is_dir() and path.is_dir():  # os.replace cannot replace a folder that holds something
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
             temporary.rename(path)

@@ -41,8 +41,8 @@ def window_errors(
     return (((predictions - targets) / scale) ** 2).flatten(1).mean(1)
 
 
-def start(training: Training, seed: int, curves: Path) -> Accelerator:
-    """Set up devices, seeds and the DVCLive curves; hardware comes from Accelerate's own configuration.
+def start(training: Training, seed: int) -> Accelerator:
+    """Set up devices and seeds; hardware comes from Accelerate's own configuration.
 
     ``training.batch_size`` is the batch over all processes, each of which takes its share.
     """
@@ -59,8 +59,6 @@ def start(training: Training, seed: int, curves: Path) -> Accelerator:
             "make it a multiple of their number"
         )
     set_seed(seed)
-    live = {"dir": str(curves), "dvcyaml": None, "save_dvc_exp": False, "report": None}
-    accelerator.init_trackers("s2kd", init_kwargs={"dvclive": live})
     return accelerator
 
 
@@ -74,6 +72,7 @@ def fit(
     training: Training,
     seed: int,
     state: Path,
+    curves: Path,
 ) -> nn.Module:
     """Train with AdamW and a cosine schedule, keep the epoch with the least validation loss, log curves.
 
@@ -84,6 +83,7 @@ def fit(
         loss_fn: maps model and batch to the loss and its named terms, each a mean over the batch.
         error_fn: maps model and batch to one prediction error a window, whose mean over validation picks the epoch.
         state: file of the training state.
+        curves: folder of the DVCLive curves, written anew.
 
     Returns:
         The model with the weights of the best epoch.
@@ -97,6 +97,8 @@ def fit(
     if progress["scaler"]:
         accelerator.scaler.load_state_dict(progress["scaler"])
     history = progress["history"]
+    live = {"dir": str(curves), "dvcyaml": None, "save_dvc_exp": False, "report": None}
+    accelerator.init_trackers("s2kd", init_kwargs={"dvclive": live})
     for epoch, row in enumerate(history):  # a resumed run writes the same curves as one that was never stopped
         accelerator.log(row, step=epoch)
 

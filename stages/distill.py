@@ -34,7 +34,7 @@ def main() -> None:
     is_distilled = any(weights.model_dump().values())
     inputs = [args.frames, args.windows, args.meta, *([args.features] if is_distilled else [])]
     key = fingerprint([params, normalisation, weights, args.seed], inputs)
-    accelerator = start(params.training, args.seed, args.curves)
+    accelerator = start(params.training, args.seed)
 
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
     features = load_features(args.features) if is_distilled else None
@@ -71,6 +71,7 @@ def main() -> None:
             params.training,
             args.seed,
             folder / "state.safetensors",
+            args.curves,
         )
         if accelerator.is_main_process:
             save_model(args.model, best.student, config)

@@ -29,7 +29,7 @@ def main() -> None:
 
     params, normalisation = load_params("teacher"), load_params("normalisation")
     key = fingerprint([params, normalisation], [args.frames, args.windows, args.meta, args.embeddings])
-    accelerator = start(params.training, params.seed, args.curves)
+    accelerator = start(params.training, params.seed)
 
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
     texts = Texts(args.embeddings, len(windows))
@@ -65,6 +65,7 @@ def main() -> None:
             params.training,
             params.seed,
             folder / "state.safetensors",
+            args.curves,
         )
         write_features(
             accelerator, teacher, Windows(frames, windows, meta, texts), params.training.batch_size, args.features

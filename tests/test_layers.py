@@ -20,15 +20,16 @@ def test_standardise_by_hand_and_back():
 
 
 def test_the_inverse_of_half_precision_is_single():
-    standardise = Standardise(torch.full((1, 1, 1), 300.0), torch.ones(1, 1, 1))
+    standardise = Standardise(torch.full((1, 1, 1), 300.0), torch.full((1, 1, 1), 1.001))
     restored = standardise.inverse(torch.full((1, 1, 1, 1, 1), 0.25, dtype=torch.bfloat16))
     assert restored.dtype == torch.float32
-    assert restored.item() == 300.25  # bfloat16 would have made it 300
+    assert restored.item() == pytest.approx(300.25025, abs=5e-5)  # in bfloat16 the deviation is 1, the sum 300
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize(
-    ("grid", "stride", "latent"), [((25, 53), 4, (7, 14)), ((5, 7), 2, (3, 4)), ((8, 8), 4, (2, 2)), ((3, 5), 1, (3, 5))]
+    ("grid", "stride", "latent"),
+    [((25, 53), 4, (7, 14)), ((5, 7), 2, (3, 4)), ((8, 8), 4, (2, 2)), ((3, 5), 1, (3, 5))],
 )
 def test_encoder_and_decoder_keep_the_grid(grid, stride, latent, n_channels):
     encoder = Encoder(4, n_channels, grid, 16, stride, depth=1)
@@ -63,6 +64,6 @@ def test_groups_divide_the_width(width, groups):
     assert group_norm(width).num_groups == groups
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3, 4])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_conv_mixer_keeps_the_grid(kernel_size):
     assert ConvMixerBlock(8, kernel_size)(torch.randn(2, 8, 5, 3)).shape == (2, 8, 5, 3)

@@ -1,0 +1,220 @@
+"""What is saved is what is loaded; scratch is kept, resumed and swept as it should."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from s2kd.checkpoint import fingerprint, load_model, load_state, save_model, save_state, scratch
+from s2kd.layers import Standardise
+from s2kd.params import Weights
+from s2kd.stage import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+class Small(nn.Module):
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, width: int) -> None:
+        super().__init__()
+        self.standardise = Standardise(mean, std)
+        self.linear = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.5)
+
+
+def small() -> Small:
+    mean = torch.tensor(280.0).expand(2, 3, 4)  # without memory of its own, as numpy's broadcast_to gives it
+    return Small(mean, torch.rand(2, 3, 4) + 1, width=3)
+
+
+def is_safetensors(path: Path) -> bool:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return isinstance(json.loads(content[8 : 8 + length]), dict)
+
+
+def test_a_model_comes_back_as_it_was(tmp_path):
+    model = small()
+    save_model(tmp_path / "models/a", model, {"width": 3})
+    loaded = load_model(tmp_path / "models/a", Small)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert not loaded.training
+    assert {path.name for path in (tmp_path / "models/a").iterdir()} == {"model.safetensors", "config.json"}
+    assert is_safetensors(tmp_path / "models/a/model.safetensors")
+
+
+def test_the_same_model_has_the_same_bytes_and_replaces_another(tmp_path):
+    model = small()
+    save_model(tmp_path / "a", small(), {"width": 3})
+    for name in ("a", "b"):
+        save_model(tmp_path / name, model, {"width": 3})
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_others_may_read_a_model(tmp_path):
+    old = os.umask(0o022)
+    try:
+        save_model(tmp_path / "a", small(), {"width": 3})
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a").iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path, name):
+    save_model(tmp_path / "a", small(), {"width": 3})
+    (tmp_path / "a" / name).unlink()
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path / "a", Small)
+    assert str(error.value) == f"{tmp_path / 'a' / name} is missing; run `dvc repro` or `dvc pull`"
+
+
+def test_a_training_state_comes_back_as_it_was(tmp_path):
+    def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 3)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def step(model, optimizer) -> None:
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = trained()
+    step(model, optimizer)
+    best = {name: value.clone() + 1 for name, value in model.state_dict().items()}
+    progress = {"history": [{"loss": 0.1 + 0.2}], "scaler": None}
+    save_state(tmp_path / "state", model, best, optimizer, progress)
+    assert is_safetensors(tmp_path / "state")
+    other, other_optimizer = trained()
+    found_best, found_progress = load_state(tmp_path / "state", other, other_optimizer)
+    assert found_progress == progress  # floats to the last bit
+    assert found_best.keys() == best.keys()
+    assert all(torch.equal(found_best[name], best[name]) for name in best)
+    for pair in ((model, optimizer), (other, other_optimizer)):
+        step(*pair)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
+
+
+def test_fingerprint_follows_params_and_content_and_nothing_else(tmp_path):
+    (tmp_path / "folder/deep").mkdir(parents=True)
+    (tmp_path / "file").write_text("a")
+    (tmp_path / "folder/deep/part").write_text("b")
+    inputs = [tmp_path / "file", tmp_path / "folder"]
+    weights = Weights(semantic=0.1, spectral=0, feature=0)
+    key = fingerprint([weights, 0], inputs)
+    assert len(key) == 16
+    for path in ("file", "folder/deep/part"):
+        os.utime(tmp_path / path, (1, 1))
+    assert fingerprint([Weights(semantic=0.1, spectral=0, feature=0), 0], inputs) == key
+    assert fingerprint([weights, 1], inputs) != key
+    assert fingerprint([weights.model_copy(update={"spectral": 1e-9}), 0], inputs) != key
+    assert fingerprint([weights, 0], inputs[:1]) != key
+    (tmp_path / "folder/deep/part").write_text("c")  # the same size
+    changed = fingerprint([weights, 0], inputs)
+    assert changed != key
+    (tmp_path / "folder/deep/part").write_text("b")
+    assert fingerprint([weights, 0], inputs) == key
+    (tmp_path / "folder/deep/more").write_text("")
+    assert fingerprint([weights, 0], inputs) not in (key, changed)
+
+
+def test_fingerprint_of_a_large_file_follows_size_and_time(tmp_path):
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(2**26 + 1)  # sparse: no byte of it is written
+    os.utime(path, (1, 1))
+    key = fingerprint([], [path])
+    assert fingerprint([], [path]) == key
+    os.utime(path, (2, 2))
+    assert fingerprint([], [path]) != key
+
+
+A, B = "a" * 16, "b" * 16
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path / ".scratch"
+
+
+def folders(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir() if path.is_dir()}
+
+
+def leave(name: str, key: str) -> None:
+    """Fail in the middle of a scratch."""
+
+    def fail() -> None:
+        with scratch(name, key, is_main=True) as folder:
+            (folder / "state").write_text(key)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+
+
+def test_scratch_is_kept_on_an_error_found_again_and_removed_on_success(root):
+    leave("distill-s2kd-1", A)
+    assert folders(root) == {f"distill-s2kd-1-{A}"}
+    with scratch("distill-s2kd-1", A, is_main=True) as folder:
+        assert (folder / "state").read_text() == A
+    assert folders(root) == set()
+
+
+def test_stale_scratch_goes_and_that_of_others_stays(root):
+    others = ["distill-s2kd-10", "distill-s2kd-1-0", "distill-s2kd", "distill-s2kd-2", "train_teacher"]
+    for name in [*others, "distill-s2kd-1"]:
+        leave(name, A)
+    with scratch("distill-s2kd-1", B, is_main=True) as folder:
+        assert list(folder.iterdir()) == []
+        assert folders(root) == {f"{name}-{A}" for name in others} | {folder.name}
+    with scratch("distill-s2kd", B, is_main=True):
+        pass
+    assert folders(root) == {f"{name}-{A}" for name in others if name != "distill-s2kd"}
+
+
+def test_scratch_without_dvc_lies_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with scratch("train_teacher", A, is_main=True) as folder:
+        assert folder.resolve().parent == tmp_path / ".scratch"
+
+
+def test_only_the_main_process_makes_and_removes(root):
+    with scratch("train_teacher", A, is_main=True) as folder:
+        with scratch("train_teacher", A, is_main=False) as same:
+            assert same == folder
+        assert folder.is_dir()
+
+
+def test_a_second_process_is_refused_until_the_first_has_gone(root):
+    code = (
+        "import sys; from s2kd.checkpoint import scratch\n"
+        f"with scratch('distill-s2kd-1', '{B}', is_main=True):\n"
+        "    print('in', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    process = subprocess.Popen([sys.executable, "-c", code], **options)
+    try:
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="another process is running distill-s2kd-1"):
+            scratch("distill-s2kd-1", A, is_main=True).__enter__()
+        assert folders(root) == {f"distill-s2kd-1-{B}"}  # the running one's is not stale
+        with scratch("distill-s2kd-10", A, is_main=True):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with scratch("distill-s2kd-1", B, is_main=True) as folder:  # a killed process holds no lock
+        assert folder.is_dir()
