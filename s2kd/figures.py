@@ -20,7 +20,7 @@ from s2kd.stage import atomic
 
 # Okabe and Ito's palette, which the colour-blind can tell apart: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = {"last_frame": ":", "previous_day": "--", "previous_week": "-."}
+DASHES = {"last_frame": ":", "previous_day": "--", "previous_week": "-.", "climatology": "-"}
 DPI = 100
 N_COLOURS = 33  # of a map: few, for small files; odd, so that an error of zero is neutral
 

@@ -1,4 +1,4 @@
-"""Forecasts that repeat the past: the last frame, or the latest known frame at the same time of day or of week.
+"""Forecasts that repeat the past: the last frame, the latest known one at the same time of day or of week, the mean.
 
 They need no training, and on traffic they are hard to beat; a window of 12 hours does not even hold "yesterday", so
 they may look further back than a model can.
@@ -6,7 +6,7 @@ they may look further back than a model can.
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from s2kd.dataset import Meta
 
@@ -42,3 +42,24 @@ def sources(
     is_gap = np.diff(times.to_numpy()) / np.timedelta64(1, "s") > meta.time_step * (1 + 1e-9)
     segment = np.concatenate([[0], np.cumsum(is_gap)])  # of each frame: how many gaps lie before it
     return source, ((source >= 0) & (segment[source.clip(min=0)] == segment[targets])).all(1)
+
+
+def climatology(
+    frames: Float[np.ndarray, "frame channel y x"],
+    times: pd.DatetimeIndex,
+    is_train: Bool[np.ndarray, " frame"],
+    meta: Meta,
+) -> tuple[Float[np.ndarray, "phase channel y x"], Int[np.ndarray, " frame"]]:
+    """Mean of the training frames at each time of week (traffic) or of day (all else), and the phase of each frame.
+
+    A phase that training never saw, or all of them where the time step does not divide the period, has the mean of all
+    training frames. There is no season in it: records of a year or two are too short for one.
+    """
+    period = period_in_steps("previous_week" if meta.domain == "traffic" else "previous_day", meta) or 1
+    steps = np.rint((times - times[0]).total_seconds().to_numpy() / meta.time_step).astype(int)
+    phase = steps % period
+    overall = frames[is_train].mean(0, dtype=np.float64)
+    means = np.broadcast_to(overall, (period, *overall.shape)).astype(np.float32)
+    for value in np.unique(phase[is_train]):
+        means[value] = frames[is_train & (phase == value)].mean(0, dtype=np.float64)
+    return means, phase

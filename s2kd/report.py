@@ -11,7 +11,7 @@ from scipy import stats
 from s2kd.dataset import Meta
 from s2kd.stage import UserError
 
-BASELINES = ("last_frame", "previous_day", "previous_week")
+BASELINES = ("last_frame", "previous_day", "previous_week", "climatology")
 REFERENCE = "feature_kd"  # the variant that gains are measured against
 METRICS = {  # key: heading
     "mse": "MSE",

@@ -1,4 +1,4 @@
-"""Score the forecasts that repeat the past (last frame, previous day, previous week) on the test windows."""
+"""Score the naive forecasts (last frame, previous day and week, climatology) on the test windows."""
 
 import argparse
 from pathlib import Path
@@ -22,6 +22,7 @@ def main() -> None:
     from s2kd.dataset import Meta, load_frames, load_times, load_windows
     from s2kd.evaluation import evaluate, evaluated_windows, write_evaluation
     from s2kd.params import load_params
+    from s2kd.windows import train_mask
 
     batch_size = load_params("evaluation.batch_size")
     meta = Meta.load(arguments.meta)
@@ -47,6 +48,14 @@ def main() -> None:
         )
         evaluation = evaluate(batches, frames, windows, meta, ids=test[usable])
         write_evaluation(evaluation, name, arguments.metrics_dir, arguments.examples_dir, reason=reason)
+
+    is_train = train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)
+    means, phase = naive.climatology(frames, times, is_train, meta)
+    phases = phase[starts[:, None] + meta.n_steps_input + np.arange(meta.n_steps_output)]
+    batches = (torch.from_numpy(means[phases[i : i + batch_size]]) for i in range(0, len(phases), batch_size))
+    evaluation = evaluate(batches, frames, windows, meta)
+    write_evaluation(evaluation, "climatology", arguments.metrics_dir, arguments.examples_dir)
+    print(f"climatology: mean of {is_train.sum()} training frames in {len(means)} phases")
 
 
 if __name__ == "__main__":

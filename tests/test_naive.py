@@ -114,3 +114,20 @@ def test_stage_scores_a_daily_cycle(tmp_path, monkeypatch):
     example = np.load(tmp_path / "examples/previous_day.npy")
     assert (example == frames[113 + 12 : 113 + 24]).all()
     assert pd.read_csv(tmp_path / "metrics/previous_week.csv")["mse"].isna().all()
+
+
+def test_climatology_is_the_training_mean_at_the_time_of_week_or_day():
+    rng = np.random.default_rng(0)
+    times = hours(400).delete(slice(100, 103))  # a gap shifts the index, not the phase
+    frames = rng.random((397, 1, 2, 2)).astype(np.float32)
+    is_train = np.arange(397) < 200
+    means, phase = naive.climatology(frames, times, is_train, a_meta())
+    assert len(means) == 168
+    assert phase[[0, 99, 100, 165]].tolist() == [0, 99, 103, 0]
+    np.testing.assert_allclose(means[5], frames[[5, 170]].mean(0), rtol=1e-6)  # hours 5 and 173
+    np.testing.assert_allclose(means[101], frames[:200].mean(0), rtol=1e-6)  # lost in the gap, never seen again
+    daily, phase = naive.climatology(frames, times, is_train, a_meta().model_copy(update={"domain": "weather"}))
+    assert len(daily) == 24
+    np.testing.assert_allclose(daily[7], frames[(phase == 7) & is_train].mean(0), rtol=1e-6)
+    odd = naive.climatology(frames, times, is_train, a_meta(time_step=5 * 3600))[0]
+    np.testing.assert_allclose(odd, frames[:200].mean(0)[None], rtol=1e-6)
