@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from s2kd.stage import UserError, atomic
 
 
-def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+def save_model(folder: Path, model: nn.Module, arguments: dict[str, Any], narrative: dict[str, str] | None) -> None:
     """Write ``model.safetensors`` and ``config.json`` into a folder that appears only when both are complete.
 
     Args:
-        config: the arguments that build the model again, without the buffers that are among its weights.
+        arguments: what builds the model again, without the buffers that are among its weights.
+        narrative: backend and view of the narratives that the model learned from, itself or through its teacher.
     """
+    config = {"arguments": arguments, "narrative": narrative}
     with atomic(folder) as temporary:
         temporary.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -31,17 +33,21 @@ def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path, model_class: type[nn.Module]) -> nn.Module:
-    """Build a model from ``config.json``, give it its weights, and set it to evaluation."""
+def load_model(folder: Path, model_class: type[nn.Module]) -> tuple[nn.Module, dict[str, str] | None]:
+    """Build a model from ``config.json``, give it its weights, and set it to evaluation.
+
+    Returns:
+        The model, and the ``narrative`` that ``save_model`` was given.
+    """
     for path in (folder / "config.json", folder / "model.safetensors"):
         if not path.is_file():
             raise UserError(f"{path} is missing; run `dvc repro` or `dvc pull`")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
     statistics = {name: weights[f"standardise.{name}"] for name in ("mean", "std")}
-    model = model_class(**statistics, **config)
+    model = model_class(**statistics, **config["arguments"])
     model.load_state_dict(weights)
-    return model.eval()
+    return model.eval(), config["narrative"]
 
 
 def fingerprint(values: Any, inputs: list[Path]) -> str:

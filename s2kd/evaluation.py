@@ -116,11 +116,13 @@ def write_evaluation(
     parameters: int | None = None,
     flops: int | None = None,
     reason: str | None = None,
+    narrative: dict[str, str] | None = None,
 ) -> None:
     """Write ``<name>.json``, ``<name>.csv`` and ``<name>-spectrum.csv`` (6 digits) and the example ``<name>.npy``.
 
     The example is the forecast of the test window in the middle: float32, (time, channel, y, x), physical units.
-    ``flops`` are those of one window; ``reason`` tells why there are no scores, or fewer windows than usual.
+    ``flops`` are those of one window; ``reason`` tells why there are no scores, or fewer windows than usual;
+    ``narrative`` are backend and view of the text that the forecaster learned from.
     """
     overview = {
         "n_windows": evaluation.n_windows,
@@ -130,6 +132,7 @@ def write_evaluation(
         "channels": {channel: _rounded(scores) for channel, scores in evaluation.channels.items()},
         "parameters": parameters,
         "flops": flops,
+        "narrative": narrative,
     } | ({"reason": reason} if reason else {})
     write_text(metrics_dir / f"{name}.json", json.dumps(overview, indent=2, ensure_ascii=False) + "\n")
     write_text(metrics_dir / f"{name}.csv", _csv(evaluation.lead_times))

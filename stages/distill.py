@@ -29,11 +29,11 @@ def main() -> None:
     from s2kd.students import Student
     from s2kd.training import fit, start, window_errors
 
-    params, normalisation = load_params("student"), load_params("normalisation")
+    params, normalisation, narrative = load_params("student"), load_params("normalisation"), load_params("narrative")
     weights = load_params(f"variants.{args.variant}").weights
     is_distilled = any(weights.model_dump().values())
     inputs = [args.frames, args.windows, args.meta, *([args.features] if is_distilled else [])]
-    key = fingerprint([params, normalisation, weights, args.seed], inputs)
+    key = fingerprint([params, normalisation, narrative, weights, args.seed], inputs)
     accelerator = start(params.training, args.seed)
 
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
@@ -74,7 +74,7 @@ def main() -> None:
             args.curves,
         )
         if accelerator.is_main_process:
-            save_model(args.model, best.student, config)
+            save_model(args.model, best.student, config, narrative.model_dump() if is_distilled else None)
         accelerator.end_training()  # closes the curves and the process group
 
 

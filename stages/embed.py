@@ -21,7 +21,7 @@ def main() -> None:
     from s2kd.embeddings import encode
     from s2kd.params import load_params
 
-    encoder = load_params("text_encoder")
+    encoder, narrative = load_params("text_encoder"), load_params("narrative")
     texts = [json.loads(line)["text"] for line in args.narratives.read_text(encoding="utf-8").splitlines()]
     if not all(texts):
         raise UserError(f"{args.narratives}: line {texts.index('') + 1} has an empty text; run `dvc repro -f narrate`")
@@ -36,10 +36,9 @@ def main() -> None:
             "offsets": lengths.cumsum(0),  # text i holds the rows offsets[i] to offsets[i + 1]
             "text_of_window": torch.tensor([index[text] for text in texts]),
         }
+        provenance = {"encoder": encoder.model, "sha256": encoder.sha256 or "unchecked", **narrative.model_dump()}
         with atomic(args.embeddings) as temporary:
-            save_file(
-                embeddings, temporary, metadata={"encoder": encoder.model, "sha256": encoder.sha256 or "unchecked"}
-            )
+            save_file(embeddings, temporary, metadata=provenance)
         size = args.embeddings.stat().st_size / 1e6
         print(f"{len(texts)} narratives, {len(distinct)} distinct, {lengths.sum()} tokens, {size:.0f} MB")
 

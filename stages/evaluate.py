@@ -31,7 +31,8 @@ def main() -> None:
     params = load_params("evaluation")
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    student = load_model(args.model, Student).to(device)
+    student, narrative = load_model(args.model, Student)
+    student = student.to(device)
     test = Windows(frames, windows[windows["split"] == "test"], meta)
 
     with torch.inference_mode():
@@ -39,7 +40,7 @@ def main() -> None:
         evaluation = evaluate((student(batch["inputs"].to(device)) for batch in batches), frames, windows, meta)
     inputs = test.__getitems__([0])["inputs"].to(device)
     cost = {"parameters": count_parameters(student), "flops": count_flops(student, inputs)}
-    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost)
+    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost, narrative=narrative)
     write_latency(args.latency, params, student, inputs)
 
 

@@ -32,7 +32,8 @@ def main() -> None:
     params = load_params("evaluation")
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher = load_model(args.model, Teacher).to(device)
+    teacher, narrative = load_model(args.model, Teacher)
+    teacher = teacher.to(device)
     test = Windows(frames, windows[windows["split"] == "test"], meta, Texts(args.embeddings, len(windows)))
 
     def inputs_of(batch):
@@ -43,7 +44,7 @@ def main() -> None:
         evaluation = evaluate((teacher(*inputs_of(batch))[0] for batch in batches), frames, windows, meta)
     inputs = inputs_of(test.__getitems__([0]))
     cost = {"parameters": count_parameters(teacher), "flops": count_flops(teacher, *inputs)}
-    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost)
+    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost, narrative=narrative)
     write_latency(args.latency, params, teacher, *inputs)
 
 

@@ -27,8 +27,8 @@ def main() -> None:
     from s2kd.teacher import Teacher
     from s2kd.training import fit, prediction_loss, start, window_errors
 
-    params, normalisation = load_params("teacher"), load_params("normalisation")
-    key = fingerprint([params, normalisation], [args.frames, args.windows, args.meta, args.embeddings])
+    params, normalisation, narrative = load_params("teacher"), load_params("normalisation"), load_params("narrative")
+    key = fingerprint([params, normalisation, narrative], [args.frames, args.windows, args.meta, args.embeddings])
     accelerator = start(params.training, params.seed)
 
     meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
@@ -71,7 +71,7 @@ def main() -> None:
             accelerator, teacher, Windows(frames, windows, meta, texts), params.training.batch_size, args.features
         )
         if accelerator.is_main_process:
-            save_model(args.model, teacher, config)
+            save_model(args.model, teacher, config, narrative.model_dump())
         accelerator.end_training()  # closes the curves and the process group
 
 

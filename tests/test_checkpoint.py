@@ -38,10 +38,14 @@ def is_safetensors(path: Path) -> bool:
     return isinstance(json.loads(content[8 : 8 + length]), dict)
 
 
+NARRATIVE = {"backend": "template", "view": "history"}
+
+
 def test_a_model_comes_back_as_it_was(tmp_path):
     model = small()
-    save_model(tmp_path / "models/a", model, {"width": 3})
-    loaded = load_model(tmp_path / "models/a", Small)
+    save_model(tmp_path / "models/a", model, {"width": 3}, NARRATIVE)
+    loaded, narrative = load_model(tmp_path / "models/a", Small)
+    assert narrative == NARRATIVE
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert not loaded.training
@@ -51,9 +55,9 @@ def test_a_model_comes_back_as_it_was(tmp_path):
 
 def test_the_same_model_has_the_same_bytes_and_replaces_another(tmp_path):
     model = small()
-    save_model(tmp_path / "a", small(), {"width": 3})
+    save_model(tmp_path / "a", small(), {"width": 3}, None)
     for name in ("a", "b"):
-        save_model(tmp_path / name, model, {"width": 3})
+        save_model(tmp_path / name, model, {"width": 3}, None)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -61,7 +65,7 @@ def test_the_same_model_has_the_same_bytes_and_replaces_another(tmp_path):
 def test_others_may_read_a_model(tmp_path):
     old = os.umask(0o022)
     try:
-        save_model(tmp_path / "a", small(), {"width": 3})
+        save_model(tmp_path / "a", small(), {"width": 3}, None)
     finally:
         os.umask(old)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a").iterdir()} == {0o644}
@@ -69,7 +73,7 @@ def test_others_may_read_a_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
-    save_model(tmp_path / "a", small(), {"width": 3})
+    save_model(tmp_path / "a", small(), {"width": 3}, None)
     (tmp_path / "a" / name).unlink()
     with pytest.raises(UserError) as error:
         load_model(tmp_path / "a", Small)

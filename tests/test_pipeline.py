@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import DATA, INPUTS, ROOT, VARIANTS, call_stage, contents, environment, run_stage, training
 from ruamel.yaml import YAML
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 STAGES = sorted({path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"})
@@ -63,6 +64,18 @@ def test_models_are_safetensors_with_their_config(pipeline):
         assert {path.name for path in (pipeline / "models" / name).iterdir()} == {"model.safetensors", "config.json"}
     students = [load_file(pipeline / f"models/{name}-0/model.safetensors") for name in ("student_only", "s2kd")]
     assert students[0].keys() == students[1].keys()  # distillation leaves no trace in the architecture
+
+
+def test_backend_and_view_stand_in_all_that_depends_on_them(pipeline):
+    narrative = {"backend": "template", "view": "history"}
+    with safe_open(pipeline / DATA / "embeddings.safetensors", framework="numpy") as file:
+        assert narrative.items() <= file.metadata().items()
+    for name in ("teacher", "feature_kd-0", "s2kd-0"):
+        assert json.loads((pipeline / f"models/{name}/config.json").read_text())["narrative"] == narrative
+        assert json.loads((pipeline / f"metrics/evaluate/{name}.json").read_text())["narrative"] == narrative
+    for name in ("student_only-0", "last_frame"):
+        assert json.loads((pipeline / f"metrics/evaluate/{name}.json").read_text())["narrative"] is None
+    assert "template backend, history view" in (pipeline / "metrics/results.md").read_text()
 
 
 def test_scratch_is_empty_when_all_is_done(pipeline):

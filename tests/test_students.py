@@ -42,7 +42,7 @@ def test_a_forecast_is_in_physical_units():
 
 def test_saved_and_loaded_it_forecasts_the_same(tmp_path):
     student, inputs = a_student(), 280 + 4 * torch.randn(2, 3, 2, 5, 7)
-    save_model(tmp_path / "model", student, CONFIG)
-    assert json.loads((tmp_path / "model/config.json").read_text()) == CONFIG
+    save_model(tmp_path / "model", student, CONFIG, None)
+    assert json.loads((tmp_path / "model/config.json").read_text()) == {"arguments": CONFIG, "narrative": None}
     torch.manual_seed(99)
-    assert torch.equal(load_model(tmp_path / "model", Student)(inputs), student(inputs))
+    assert torch.equal(load_model(tmp_path / "model", Student)[0](inputs), student(inputs))
