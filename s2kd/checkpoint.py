@@ -51,13 +51,15 @@ def load_model(folder: Path, model_class: type[nn.Module]) -> tuple[nn.Module, d
 
 
 def fingerprint(values: Any, inputs: list[Path]) -> str:
-    """Hash of parameters, of the input files and of the package's code: equal only if training would be the same.
+    """Hash of parameters, of the input files and of all code: equal only if training would be the same.
 
     A file of up to 64 MiB counts by its bytes, a larger one by size and time of change.
     """
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=lambda model: model.model_dump()).encode())
     files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    for file in [*files, *sorted(Path(__file__).parent.rglob("*.py"))]:
+    root = Path(__file__).parent.parent
+    code = [file for folder in ("s2kd", "stages") for file in sorted((root / folder).rglob("*.py"))]
+    for file in [*files, *code]:
         if file.is_file():
             status = file.stat()
             content = (

@@ -1,7 +1,9 @@
 """What is saved is what is loaded; scratch is kept, resumed and swept as it should."""
 
+import importlib.util
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -129,6 +131,20 @@ def test_fingerprint_follows_params_and_content_and_nothing_else(tmp_path):
     assert fingerprint([weights, 0], inputs) == key
     (tmp_path / "folder/deep/more").write_text("")
     assert fingerprint([weights, 0], inputs) not in (key, changed)
+
+
+@pytest.mark.parametrize("changed", ["s2kd/training.py", "stages/distill.py"])
+def test_fingerprint_follows_all_code(tmp_path, changed):
+    for folder in ("s2kd", "stages"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    spec = importlib.util.spec_from_file_location("copied_checkpoint", tmp_path / "s2kd/checkpoint.py")
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    key = copied.fingerprint([], [])
+    assert copied.fingerprint([], []) == key
+    with (tmp_path / changed).open("a") as file:
+        file.write("\n")
+    assert copied.fingerprint([], []) != key
 
 
 def test_fingerprint_of_a_large_file_follows_size_and_time(tmp_path):
