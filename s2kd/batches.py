@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -46,21 +46,23 @@ class Windows(Dataset):
 
     Args:
         frames: (time, channel, y, x), float32.
+        phases: index of each frame in the period of the models' ``Standardise``.
         windows: the rows of ``windows.csv`` to serve.
         texts: adds ``text`` and ``text_mask`` to the batches.
-        features: the teacher's fused features of *all* windows, (window, width, y, x), float16, memory-mapped; adds
-            ``features``.
+        arrays: adds each under its name; memory-mapped, float16, one row for each of *all* windows, such as the
+            teacher's ``features`` and ``forecasts``.
     """
 
     def __init__(
         self,
-        frames: np.ndarray,
+        frames: Float[np.ndarray, "time channel y x"],
+        phases: Int[np.ndarray, " time"],
         windows: pd.DataFrame,
         meta: Meta,
         texts: Texts | None = None,
-        features: np.ndarray | None = None,
+        arrays: dict[str, np.ndarray] | None = None,
     ) -> None:
-        self.frames, self.texts, self.features = frames, texts, features
+        self.frames, self.phases, self.texts, self.arrays = frames, phases, texts, arrays or {}
         self.ids, self.starts = windows["id"].to_numpy(), windows["start"].to_numpy()
         self.n_steps_input, self.n_steps = meta.n_steps_input, meta.n_steps_input + meta.n_steps_output
 
@@ -68,15 +70,21 @@ class Windows(Dataset):
         return len(self.ids)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Tensor]:
-        """A whole batch at once: ``inputs`` and ``targets`` (batch, time, channel, y, x) and what was asked for."""
-        ids = self.ids[positions]
-        steps = self.starts[positions][:, None] + np.arange(self.n_steps)
-        frames = torch.from_numpy(self.frames[steps])
-        batch = {"inputs": frames[:, : self.n_steps_input], "targets": frames[:, self.n_steps_input :]}
+        """A whole batch at once: ``inputs`` and ``targets`` (batch, time, channel, y, x) and what was asked for.
+
+        ``phase`` is that of a window's first frame.
+        """
+        ids, starts = self.ids[positions], self.starts[positions]
+        frames = torch.from_numpy(self.frames[starts[:, None] + np.arange(self.n_steps)])
+        batch = {
+            "inputs": frames[:, : self.n_steps_input],
+            "targets": frames[:, self.n_steps_input :],
+            "phase": torch.from_numpy(self.phases[starts]),
+        }
         if self.texts is not None:
             batch["text"], batch["text_mask"] = self.texts.batch(ids)
-        if self.features is not None:
-            batch["features"] = torch.from_numpy(self.features[ids]).float()
+        for name, array in self.arrays.items():
+            batch[name] = torch.from_numpy(array[ids]).float()
         return batch
 
 

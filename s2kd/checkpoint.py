@@ -15,17 +15,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
+from s2kd.params import Period
 from s2kd.stage import UserError, atomic
 
 
-def save_model(folder: Path, model: nn.Module, arguments: dict[str, Any], narrative: dict[str, str] | None) -> None:
+def save_model(
+    folder: Path, model: nn.Module, arguments: dict[str, Any], period: Period, narrative: dict[str, Any] | None
+) -> None:
     """Write ``model.safetensors`` and ``config.json`` into a folder that appears only when both are complete.
 
     Args:
         arguments: what builds the model again, without the buffers that are among its weights.
-        narrative: backend and view of the narratives that the model learned from, itself or through its teacher.
+        period: that of the phases that the model is given.
+        narrative: backend, view, … of the narratives that the model learned from, itself or through its teacher.
     """
-    config = {"arguments": arguments, "narrative": narrative}
+    config = {"arguments": arguments, "period": period, "narrative": narrative}
     with atomic(folder) as temporary:
         temporary.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -33,21 +37,21 @@ def save_model(folder: Path, model: nn.Module, arguments: dict[str, Any], narrat
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path, model_class: type[nn.Module]) -> tuple[nn.Module, dict[str, str] | None]:
+def load_model(folder: Path, model_class: type[nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
     """Build a model from ``config.json``, give it its weights, and set it to evaluation.
 
     Returns:
-        The model, and the ``narrative`` that ``save_model`` was given.
+        The model, and the ``period`` and ``narrative`` that ``save_model`` was given.
     """
     for path in (folder / "config.json", folder / "model.safetensors"):
         if not path.is_file():
             raise UserError(f"{path} is missing; run `dvc repro` or `dvc pull`")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    details = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
     statistics = {name: weights[f"standardise.{name}"] for name in ("mean", "std")}
-    model = model_class(**statistics, **config["arguments"])
+    model = model_class(**statistics, **details.pop("arguments"))
     model.load_state_dict(weights)
-    return model.eval(), config["narrative"]
+    return model.eval(), details
 
 
 def fingerprint(values: Any, inputs: list[Path]) -> str:

@@ -5,13 +5,15 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 
-from s2kd.params import Normalisation
+from s2kd.params import Normalisation, Period
 from s2kd.stage import UserError
 from s2kd.windows import train_mask
 
 Split = Literal["train", "validation", "test"]
+PERIODS = {"day": 24 * 3600, "week": 7 * 24 * 3600}  # seconds
 
 
 class Meta(BaseModel):
@@ -53,9 +55,11 @@ def load_frames(path: Path) -> np.ndarray:
 
 def load_times(path: Path) -> pd.DatetimeIndex:
     """Read the time stamp of each frame."""
-    import xarray as xr
+    import zarr
 
-    return pd.DatetimeIndex(xr.open_zarr(path, consolidated=False)["time"].to_numpy())
+    time = zarr.open_array(path / "time", mode="r")
+    unit, start = str(time.attrs["units"]).split(" since ")  # CF conventions, as xarray wrote them
+    return (pd.Timestamp(start) + pd.to_timedelta(time[:], unit=unit)).as_unit("ns")
 
 
 def load_windows(path: Path) -> pd.DataFrame:
@@ -66,20 +70,59 @@ def load_windows(path: Path) -> pd.DataFrame:
     return windows
 
 
-def grid_statistics(
-    frames: np.ndarray, windows: pd.DataFrame, meta: Meta, normalisation: Normalisation
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation that models standardise by: float32, (channel, y, x), training frames only.
+def frame_phases(times: pd.DatetimeIndex, meta: Meta, period: Period) -> tuple[Int[np.ndarray, " time"], int]:
+    """Index of each frame in the day or week, from midnight (of Monday), and the number of such indices.
 
-    ``per: channel`` repeats the numbers of ``meta.json`` in every cell. ``per: cell`` gives each grid cell its own,
-    the deviation at least ``floor`` times its channel's, so that a cell where nothing happens stays finite.
+    Raises:
+        UserError: the time step does not divide the period.
     """
+    if period == "none":
+        return np.zeros(len(times), dtype=np.int64), 1
+    seconds = PERIODS[period]
+    n_phases = round(seconds / meta.time_step)
+    if not n_phases or abs(n_phases * meta.time_step - seconds) > 1e-6 * seconds:
+        raise UserError(
+            f"normalisation.period = {period}: a time step of {meta.time_step:g} s does not divide it; choose none"
+        )
+    since_monday = (times - pd.Timestamp("1970-01-05")).total_seconds().to_numpy()
+    # Stamps decoded from fractions of a day lie a little before the hour.
+    index = np.floor(since_monday % seconds / meta.time_step + 1e-3).astype(np.int64)
+    return index % n_phases, n_phases
+
+
+def grid_statistics(
+    frames: Float[np.ndarray, "time channel y x"],
+    times: pd.DatetimeIndex,
+    windows: pd.DataFrame,
+    meta: Meta,
+    normalisation: Normalisation,
+) -> tuple[Float[np.ndarray, "phase channel y x"], Float[np.ndarray, "channel y x"]]:
+    """What is usual and the deviation from it, by which models standardise: float32, training frames only.
+
+    ``per: channel`` has one number for all cells. ``per: cell`` gives each grid cell its own, the deviation at least
+    ``floor`` times its channel's, so that a cell where nothing happens stays finite. With a ``period`` the mean is one
+    of each time of day or of week; a time that training never saw has the mean of all.
+
+    Raises:
+        UserError: the period is so long that each of its times occurs once, and nothing deviates from its own mean.
+    """
+    is_train = train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)
+    phases, n_phases = frame_phases(times, meta, normalisation.period)
+    train, phases = frames[is_train], phases[is_train]
+    axes = 0 if normalisation.per == "cell" else (0, 2, 3)
     shape = frames.shape[1:]
-    channel_std = np.reshape(meta.std, (-1, 1, 1))
+    mean = np.empty((n_phases, *shape), dtype=np.float32)
+    mean[:] = train.mean(axes, dtype=np.float64, keepdims=True)
+    for phase in np.unique(phases):
+        mean[phase] = train[phases == phase].mean(axes, dtype=np.float64, keepdims=True)[0]
+    variance = np.square(train - mean[phases], dtype=np.float64).mean(0)
+    channel_variance = np.broadcast_to(variance.mean((1, 2), keepdims=True), shape)
+    if not channel_variance.all():
+        raise UserError(
+            f"normalisation.period = {normalisation.period}: {meta.dataset} has {len(train)} training frames, none of "
+            "which differs from another at its time of the period; choose a shorter one or none"
+        )
     if normalisation.per == "channel":
-        mean, std = np.reshape(meta.mean, (-1, 1, 1)), channel_std
-    else:
-        train = frames[train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)]
-        mean = train.mean(0, dtype=np.float64)
-        std = np.maximum(train.std(0, dtype=np.float64), normalisation.floor * channel_std)
-    return np.broadcast_to(mean, shape).astype(np.float32), np.broadcast_to(std, shape).astype(np.float32)
+        variance = channel_variance
+    std = np.sqrt(np.maximum(variance, normalisation.floor**2 * channel_variance))
+    return mean, std.astype(np.float32)

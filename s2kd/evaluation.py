@@ -1,10 +1,11 @@
-"""Evaluation of one forecaster on the test windows, and the four files that hold it."""
+"""Evaluation of one forecaster on the test windows, and the files that hold it."""
 
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from s2kd.dataset import Meta
 from s2kd.metrics import pixel_scores, pixel_sums, radial_power, spectral_scores, spectral_sums
+from s2kd.naive import climatology
 from s2kd.stage import atomic, write_text
 from s2kd.windows import train_mask
 
@@ -27,7 +29,8 @@ class Evaluation:
 
     n_windows: int
     n_windows_spectral: int
-    scores: dict[str, float]  # over all lead times and channels
+    n_windows_hard: int
+    scores: dict[str, float]  # over all lead times and channels; mse_hard over the hard windows alone
     channels: dict[str, dict[str, float]]  # the cell-by-cell scores of each channel
     lead_times: pd.DataFrame  # one row a lead time
     spectrum: pd.DataFrame  # one row an annulus
@@ -36,16 +39,18 @@ class Evaluation:
 
 
 def evaluate(
-    forecasts: Iterable[Float[Tensor, "batch time channel height width"]],
+    forecasts: Iterable[Float[Tensor, "_batch time channel height width"]],
     frames: Float[np.ndarray, "frame channel height width"],
     windows: pd.DataFrame,
     meta: Meta,
+    hard: Int[np.ndarray, " hard"],
     ids: Int[np.ndarray, " window"] | None = None,
 ) -> Evaluation:
     """Score batches of forecasts in physical units against the frames they forecast.
 
     The truth is cut from ``frames`` here, so that every forecaster is compared with the same numbers. The batches, of
-    any size, together hold the test windows ``ids`` in that order (None: all of them).
+    any size, together hold the test windows ``ids`` in that order (None: all of them). ``hard`` are the ids that
+    ``hard_windows`` chose.
 
     Raises:
         ValueError: the batches hold more or fewer windows than ``ids``.
@@ -61,6 +66,7 @@ def evaluate(
     nothing = torch.zeros((1, *shape), dtype=torch.float64)
     pixels = {key: torch.zeros_like(value) for key, value in pixel_sums(nothing, nothing, value_range, active).items()}
     spectra = {key: value * 0 for key, value in spectral_sums(nothing, nothing).items()}  # keeps NaN of absent bands
+    squared_error_hard = torch.zeros((), dtype=torch.float64)
 
     starts = windows["start"].to_numpy()
     done = 0
@@ -77,6 +83,8 @@ def evaluate(
             chosen = torch.from_numpy(np.isin(batch_ids, spectral_ids))
             if chosen.any():
                 spectra = _add(spectra, spectral_sums(predictions[chosen], targets[chosen]))
+            is_hard = torch.from_numpy(np.isin(batch_ids, hard))
+            squared_error_hard += (predictions - targets)[is_hard].square().sum()
             for forecast in predictions[torch.from_numpy(batch_ids == example_window)]:
                 example = forecast.float().numpy()
             progress.update(len(batch))
@@ -87,20 +95,19 @@ def evaluate(
         pixel_rows = {key: value[rows] for key, value in pixels.items()}
         return pixel_scores(pixel_rows, value_range) | spectral_scores({k: value[rows] for k, value in spectra.items()})
 
-    steps = range(1, meta.n_steps_output + 1)
+    n_hard = int(np.isin(ids, hard).sum())
+    mse_hard = float(squared_error_hard / (n_hard * math.prod(shape)))  # NaN where there is none
     return Evaluation(
         n_windows=len(ids),
         n_windows_spectral=int(np.isin(ids, spectral_ids).sum()),
-        scores=scores(slice(None)),
+        n_windows_hard=n_hard,
+        scores=scores(slice(None)) | {"mse_hard": mse_hard},
         channels={
             name: pixel_scores({key: value[:, [c]] for key, value in pixels.items()}, value_range[:, [c]])
             for c, name in enumerate(meta.channels)
         },
         lead_times=pd.DataFrame(
-            [
-                {"step": step, "lead_time_hours": step * meta.time_step / 3600} | scores(slice(step - 1, step))
-                for step in steps
-            ]
+            [lead_time(step, meta) | scores(slice(step - 1, step)) for step in range(1, meta.n_steps_output + 1)]
         ),
         spectrum=pd.DataFrame({key: value.numpy() for key, value in radial_power(spectra, *shape[-2:]).items()}),
         example_window=example_window,
@@ -116,19 +123,31 @@ def write_evaluation(
     parameters: int | None = None,
     flops: int | None = None,
     reason: str | None = None,
-    narrative: dict[str, str] | None = None,
+    narrative: dict[str, Any] | None = None,
+    rollout: pd.DataFrame | None = None,
 ) -> None:
     """Write ``<name>.json``, ``<name>.csv`` and ``<name>-spectrum.csv`` (6 digits) and the example ``<name>.npy``.
 
+    Of a forecaster that was rolled out also ``<name>-rollout.csv``, and the mean of its MSE into the JSON file.
+
     The example is the forecast of the test window in the middle: float32, (time, channel, y, x), physical units.
     ``flops`` are those of one window; ``reason`` tells why there are no scores, or fewer windows than usual;
-    ``narrative`` are backend and view of the text that the forecaster learned from.
+    ``narrative`` tells of the text that the forecaster learned from.
     """
+    rolled = {}
+    if rollout is not None:
+        n_windows = int(rollout["n_windows"].iloc[0])
+        rolled = {"n_windows_rollout": n_windows, **_rounded({"mse_rollout": rollout["mse"].mean(skipna=False)})}
+        if not n_windows:
+            rolled["reason_rollout"] = f"no unbroken run of test frames holds a window and {len(rollout)} lead times"
+        write_text(metrics_dir / f"{name}-rollout.csv", _csv(rollout))
     overview = {
         "n_windows": evaluation.n_windows,
         "n_windows_spectral": evaluation.n_windows_spectral,
+        "n_windows_hard": evaluation.n_windows_hard,
         "example_window": evaluation.example_window,
         **_rounded(evaluation.scores),
+        **rolled,
         "channels": {channel: _rounded(scores) for channel, scores in evaluation.channels.items()},
         "parameters": parameters,
         "flops": flops,
@@ -146,6 +165,30 @@ def evaluated_windows(windows: pd.DataFrame) -> Int[np.ndarray, " window"]:
     return windows.loc[windows["split"] == "test", "id"].to_numpy()
 
 
+def hard_windows(
+    frames: Float[np.ndarray, "frame channel height width"],
+    times: pd.DatetimeIndex,
+    windows: pd.DataFrame,
+    meta: Meta,
+    fraction: float,
+) -> Int[np.ndarray, " window"]:
+    """Ids of the ``fraction`` of the test windows with the largest change, by the data alone: what persistence misses.
+
+    Change is the mean square of target frames minus last input frame, all less the training climatology, so that the
+    daily cycle is none.
+    """
+    n_steps = meta.n_steps_input + meta.n_steps_output
+    means, phase = climatology(frames, times, train_mask(len(frames), windows, n_steps), meta)
+    ids = evaluated_windows(windows)
+    changes = []
+    for start in windows["start"].to_numpy()[ids]:
+        known = slice(start + meta.n_steps_input - 1, start + n_steps)  # the last input and the targets
+        anomalies = frames[known] - means[phase[known]]
+        changes.append(np.square(anomalies[1:] - anomalies[0]).mean(dtype=np.float64))
+    n_hard = max(1, round(fraction * len(ids)))
+    return np.sort(ids[np.argsort(-np.array(changes), kind="stable")[:n_hard]])
+
+
 def training_statistics(
     frames: Float[np.ndarray, "frame channel height width"], windows: pd.DataFrame, meta: Meta
 ) -> tuple[Float64[Tensor, "2 channel"], Bool[Tensor, "channel height width"] | None]:
@@ -158,6 +201,11 @@ def training_statistics(
 
 def _evenly_spaced(n: int, limit: int) -> Int[np.ndarray, " position"]:
     return np.linspace(0, n - 1, min(n, limit)).round().astype(int)
+
+
+def lead_time(step: int, meta: Meta) -> dict[str, int | float]:
+    """First columns of a table by lead time; steps count from 1."""
+    return {"step": step, "lead_time_hours": step * meta.time_step / 3600}
 
 
 def _add(total: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -55,26 +55,44 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 # --- lines -------------------------------------------------------------------------------------------------------
 
 
-def draw_lead_time(path: Path, tables: dict[str, list[pd.DataFrame]], title: str, unit: str) -> None:
-    """Draw RMSE by lead time; a variant is the mean of its seeds in a band from the least to the greatest."""
-    with drawing(path, 7.2, 4.2) as figure:
-        axes = figure.add_subplot()
-        _draw_members(axes, tables, "lead_time_hours", "rmse")
-        _set_scale(axes)
-        axes.set(title=f"{title}: error by lead time", xlabel="Lead time (h)", ylabel=f"RMSE ({unit})")
-        axes.grid(alpha=0.25, which="both")
-        figure.legend(loc="outside right upper", frameon=False)
+def draw_lead_time(
+    path: Path,
+    tables: dict[str, list[pd.DataFrame]],
+    rollouts: dict[str, list[pd.DataFrame]],
+    title: str,
+    unit: str,
+) -> None:
+    """Draw RMSE by lead time, and apart by that of the roll-out, which fewer windows have.
+
+    A variant is the mean of its seeds in a band from the least to the greatest.
+    """
+    lines = styles(list(tables))
+    n_windows = min(table["n_windows"].min() for runs in rollouts.values() for table in runs)
+    with drawing(path, 10.5, 4.2) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(3, 4))
+        _draw_members(left, tables, "lead_time_hours", "rmse", lines)
+        _draw_members(right, rollouts, "lead_time_hours", "rmse", lines)
+        for axes, name in ((left, "To the horizon"), (right, f"Roll-out ({n_windows} windows)")):
+            _set_scale(axes)
+            axes.set(title=name, xlabel="Lead time (h)")
+            axes.grid(alpha=0.25, which="both")
+        horizon = next(iter(tables.values()))[0]["lead_time_hours"].max()
+        right.axvline(horizon, color="0.35", linewidth=0.8, linestyle=(0, (2, 3)))
+        left.set_ylabel(f"RMSE ({unit})")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        figure.suptitle(f"{title}: error by lead time")
 
 
 def draw_spectra(path: Path, tables: dict[str, list[pd.DataFrame]], title: str, unit: str) -> None:
     """Draw radial power of truth and forecasts, and that of the errors, by wavenumber."""
     with drawing(path, 9.5, 4.0) as figure:
         left, right = figure.subplots(1, 2, sharex=True)
+        lines = styles(list(tables))
         truth = next(iter(tables.values()))[0]
         truth = truth.dropna()
         left.plot(truth["wavenumber"], truth["power_truth"], color="0.8", linewidth=6, label="truth")
-        _draw_members(left, tables, "wavenumber", "power_forecast")
-        _draw_members(right, tables, "wavenumber", "power_error")
+        _draw_members(left, tables, "wavenumber", "power_forecast", lines)
+        _draw_members(right, tables, "wavenumber", "power_error", lines)
         for axes, name in ((left, "Power of forecasts and truth"), (right, "Power of the error")):
             axes.set_yscale("log")
             axes.set_title(name, pad=20)
@@ -118,16 +136,20 @@ def draw_training(path: Path, curves: dict[str, list[tuple[pd.DataFrame, pd.Data
         figure.suptitle(title)
 
 
-def _draw_members(axes: Axes, tables: dict[str, list[pd.DataFrame]], x: str, y: str) -> None:
-    for name, style in styles(list(tables)).items():
-        values = np.stack([table[y].to_numpy(dtype=float) for table in tables[name]])
+def _draw_members(
+    axes: Axes, tables: dict[str, list[pd.DataFrame]], x: str, y: str, lines: dict[str, dict[str, Any]]
+) -> None:
+    for name, runs in tables.items():
+        values = np.stack([table[y].to_numpy(dtype=float) for table in runs])
         if np.isnan(values).all():
             continue
         known = ~np.isnan(values).any(0)  # an annulus may be empty
-        position, values = tables[name][0][x].to_numpy()[known], values[:, known]
-        axes.plot(position, values.mean(0), label=name, **style)
+        position, values = runs[0][x].to_numpy()[known], values[:, known]
+        axes.plot(position, values.mean(0), label=name, **lines[name])
         if len(values) > 1:
-            axes.fill_between(position, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
+            axes.fill_between(
+                position, values.min(0), values.max(0), color=lines[name]["color"], alpha=0.2, linewidth=0
+            )
 
 
 def _set_scale(axes: Axes) -> None:

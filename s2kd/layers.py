@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -15,19 +15,31 @@ class Standardise(nn.Module):
     """Physical units to standard scores and back, by fixed statistics of the training frames.
 
     Args:
-        mean, std: (channel, y, x) in physical units; the same value everywhere in a channel, or one for each grid cell.
+        mean: (phase, channel, y, x), physical units: what is usual at each time of the period, such as each hour of the
+            week; one phase where no time differs.
+        std: (channel, y, x), physical units: the deviation from it.
     """
 
-    def __init__(self, mean: Float[Tensor, "channel y x"], std: Float[Tensor, "channel y x"]) -> None:
+    def __init__(self, mean: Float[Tensor, "phase channel y x"], std: Float[Tensor, "channel y x"]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, frames: Float[Tensor, "batch time channel y x"]) -> Float[Tensor, "batch time channel y x"]:
-        return (frames - self.mean) / self.std
+    def forward(
+        self, frames: Float[Tensor, "batch time channel y x"], phase: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time channel y x"]:
+        """Standard scores of consecutive frames, of which the first has the phase ``phase`` (any integer)."""
+        return (frames - self._usual(phase, frames.shape[1])) / self.std
 
-    def inverse(self, scores: Float[Tensor, "batch time channel y x"]) -> Float[Tensor, "batch time channel y x"]:
-        return scores.float() * self.std + self.mean
+    def inverse(
+        self, scores: Float[Tensor, "batch time channel y x"], phase: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time channel y x"]:
+        return scores.float() * self.std + self._usual(phase, scores.shape[1])
+
+    def _usual(self, phase: Int[Tensor, " batch"], n_steps: int) -> Float[Tensor, "#batch #time channel y x"]:
+        if len(self.mean) == 1:
+            return self.mean[None]
+        return self.mean[(phase[:, None] + torch.arange(n_steps, device=phase.device)) % len(self.mean)]
 
 
 class ConvBlock(nn.Module):

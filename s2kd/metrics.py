@@ -11,9 +11,8 @@ Channels are pooled as they are: where their units differ, the channel with the 
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Complex128, Float, Float64, Int
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 SSIM_WINDOW = 7  # cells; the uniform window of scikit-image's default, which OpenSTL's SSIM uses
 BANDS = {"low": (0.0, 1 / 8), "mid": (1 / 8, 1 / 4), "high": (1 / 4, math.inf)}  # cycles a cell; ]from, to]
@@ -82,33 +81,48 @@ def _ssim(
     targets: Float64[Tensor, "batch time channel height width"],
     value_range: Float64[Tensor, "2 channel"],
 ) -> Float64[Tensor, "batch time channel"]:
-    batch, n_steps, n_channels, height, width = predictions.shape
-    if min(height, width) < SSIM_WINDOW:
-        return torch.full((batch, n_steps, n_channels), math.nan, dtype=torch.float64)
+    """Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation 13."""
+    if min(predictions.shape[-2:]) < SSIM_WINDOW:
+        return torch.full(predictions.shape[:3], math.nan, dtype=torch.float64)
     low, high = value_range[:, :, None, None]
-    # one image a channel and frame; in float64 the convolution is ten times slower
-    images = [((x - low) / (high - low)).float().reshape(-1, 1, height, width) for x in (predictions, targets)]
-    ssim = structural_similarity_index_measure(
-        *images, gaussian_kernel=False, kernel_size=SSIM_WINDOW, data_range=1.0, reduction="none"
-    )
-    return ssim.reshape(batch, n_steps, n_channels).double()
+    x, y = (((images - low) / (high - low)).float() for images in (predictions, targets))
+    mean_x, mean_y = _local_mean(x), _local_mean(y)
+    variances = (_local_mean(x * x) - mean_x**2).clamp(min=0) + (_local_mean(y * y) - mean_y**2).clamp(min=0)
+    covariance = _local_mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean((-2, -1)).double()
+
+
+def _local_mean(
+    images: Float[Tensor, "batch time channel height width"],
+) -> Float[Tensor, "batch time channel height width"]:
+    """Mean over the 7 x 7 cells around each: row by row, then column by column, ten times as fast as a convolution."""
+    reach = SSIM_WINDOW // 2
+    padded = torch.nn.functional.pad(images.flatten(0, 1), (reach, reach, reach, reach), mode="reflect")
+    sums = padded.unfold(-1, SSIM_WINDOW, 1).sum(-1).unfold(-2, SSIM_WINDOW, 1).sum(-1)
+    return (sums / SSIM_WINDOW**2).view_as(images)
 
 
 # --- by wavenumber -----------------------------------------------------------------------------------------------
 
 
-def windowed_spectrum(fields: Float[Tensor, "*batch height width"]) -> Float64[Tensor, "*batch height width"]:
-    """Power |F|² of fields under a Hann window, with F(z) = FFT2_ortho(w (z − μ_w) / √⟨w²⟩) and μ_w = Σ w z / Σ w.
+def windowed_transform(fields: Float[Tensor, "*batch height width"]) -> Complex128[Tensor, "*batch height width"]:
+    """F(z) = FFT2_ortho(w (z − μ_w) / √⟨w²⟩) of fields z under a Hann window w, with μ_w = Σ w z / Σ w.
 
     w is the product of a periodic (DFT-even) Hann window along y and one along x; ⟨w²⟩, its mean square, keeps white
-    noise at its variance. The weighted mean is taken off, so that the power at wavenumber 0 is nil. F is linear: the
-    spectrum of a difference is that of the complex difference of two spectra. Source: the
+    noise at its variance. The weighted mean is taken off, so that there is nothing at wavenumber 0. F is linear: the
+    transform of an error is the difference of two transforms. Source: the
     spectral protocol of the TAM paper, which leaves open whether its Hann window is periodic or symmetric.
     """
     height, width = fields.shape[-2:]
     window = torch.outer(*(torch.hann_window(size, periodic=True, dtype=torch.float64) for size in (height, width)))
     mean = (window * fields).sum((-2, -1), keepdim=True) / window.sum()
-    return torch.fft.fft2(window * (fields - mean) / window.square().mean().sqrt(), norm="ortho").abs().square()
+    return torch.fft.fft2(window * (fields - mean) / window.square().mean().sqrt(), norm="ortho")
+
+
+def power(transform: Complex128[Tensor, "*batch height width"]) -> Float64[Tensor, "*batch height width"]:
+    """|F|² of each coefficient."""
+    return transform.real.square() + transform.imag.square()
 
 
 def wavenumbers(height: int, width: int) -> Float64[Tensor, "height width"]:
@@ -144,20 +158,18 @@ def spectral_sums(
     the annuli; ``cells`` counts windows x channels x cells.
     """
     batch, n_steps, n_channels, height, width = predictions.shape
-    powers = {  # each (time, height, width)
-        "forecast": windowed_spectrum(predictions).sum((0, 2)),
-        "truth": windowed_spectrum(targets).sum((0, 2)),
-        "error": windowed_spectrum(predictions - targets).sum((0, 2)),
-    }
+    forecast, truth = windowed_transform(predictions), windowed_transform(targets)
+    transforms = {"forecast": forecast, "truth": truth, "error": forecast - truth}
+    powers = {name: power(transform).sum((0, 2)) for name, transform in transforms.items()}  # (time, height, width)
     bands = band_masks(height, width)
     exists = bands.any(-1).any(-1)
     centres, annulus = annuli(height, width)
     in_annulus = annulus.flatten() == torch.arange(len(centres))[:, None]
     sums = {"cells": torch.full((n_steps, 1), float(batch * n_channels * height * width), dtype=torch.float64)}
-    for name, power in powers.items():
-        band_power = torch.einsum("tyx,byx->tb", power, bands.double())
+    for name, total in powers.items():
+        band_power = torch.einsum("tyx,byx->tb", total, bands.double())
         sums[f"band_{name}"] = torch.where(exists, band_power, math.nan)
-        sums[f"annulus_{name}"] = power.flatten(1) @ in_annulus.double().T
+        sums[f"annulus_{name}"] = total.flatten(1) @ in_annulus.double().T
     return sums
 
 
@@ -181,7 +193,6 @@ def radial_power(
     centres, annulus = annuli(height, width)
     counts = torch.bincount(annulus[annulus >= 0], minlength=len(centres))
     n_fields = sums["cells"].sum() / (height * width)
-    power = {
+    return {"wavenumber": centres} | {
         f"power_{name}": sums[f"annulus_{name}"].sum(0) / counts / n_fields for name in ("forecast", "truth", "error")
     }
-    return {"wavenumber": centres} | power

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from s2kd.dataset import Meta
+from s2kd.dataset import Meta, frame_phases
 
 DAY = 24 * 3600.0  # seconds
 PERIODS = {"last_frame": None, "previous_day": DAY, "previous_week": 7 * DAY}  # None: one frame
@@ -39,9 +39,14 @@ def sources(
     lag = lags(period, meta.n_steps_output)
     targets = starts[:, None] + meta.n_steps_input + np.arange(meta.n_steps_output)
     source = targets - lag
-    is_gap = np.diff(times.to_numpy()) / np.timedelta64(1, "s") > meta.time_step * (1 + 1e-9)
-    segment = np.concatenate([[0], np.cumsum(is_gap)])  # of each frame: how many gaps lie before it
+    segment = gaps_before(times, meta)
     return source, ((source >= 0) & (segment[source.clip(min=0)] == segment[targets])).all(1)
+
+
+def gaps_before(times: pd.DatetimeIndex, meta: Meta) -> Int[np.ndarray, " time"]:
+    """How many gaps in time lie before each frame: two frames with the same number have none between them."""
+    is_gap = np.diff(times.to_numpy()) / np.timedelta64(1, "s") > meta.time_step * (1 + 1e-9)
+    return np.concatenate([[0], np.cumsum(is_gap)])
 
 
 def climatology(
@@ -55,11 +60,10 @@ def climatology(
     A phase that training never saw, or all of them where the time step does not divide the period, has the mean of all
     training frames. There is no season in it: records of a year or two are too short for one.
     """
-    period = period_in_steps("previous_week" if meta.domain == "traffic" else "previous_day", meta) or 1
-    steps = np.rint((times - times[0]).total_seconds().to_numpy() / meta.time_step).astype(int)
-    phase = steps % period
-    overall = frames[is_train].mean(0, dtype=np.float64)
-    means = np.broadcast_to(overall, (period, *overall.shape)).astype(np.float32)
+    period, name = ("week", "previous_week") if meta.domain == "traffic" else ("day", "previous_day")
+    phase, n_phases = frame_phases(times, meta, period if period_in_steps(name, meta) else "none")
+    means = np.empty((n_phases, *frames.shape[1:]), dtype=np.float32)
+    means[:] = frames[is_train].mean(0, dtype=np.float64)
     for value in np.unique(phase[is_train]):
         means[value] = frames[is_train & (phase == value)].mean(0, dtype=np.float64)
     return means, phase

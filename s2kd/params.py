@@ -17,6 +17,7 @@ from s2kd.stage import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Period = Literal["none", "day", "week"]
 
 
 class Model(BaseModel):
@@ -86,11 +87,15 @@ class Dataset(Model):
 class Narrative(Model):
     backend: Literal["template"]
     view: Literal["history", "history_and_target"]
+    text: Literal["real", "none", "constant", "shuffled", "calendar"]
+    corruption: Fraction
+    seed: Annotated[int, Field(ge=0)]
 
 
 class TextEncoder(Model):
     model: str
     sha256: str | None
+    weights: Literal["pretrained", "random"]
     max_length: PositiveInt
     batch_size: PositiveInt
 
@@ -98,6 +103,7 @@ class TextEncoder(Model):
 class Normalisation(Model):
     per: Literal["cell", "channel"]
     floor: Fraction
+    period: Period
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -115,32 +121,82 @@ class Training(Model):
 
 
 class TeacherModel(Model):
+    n_steps_latent: PositiveInt
     width: PositiveInt
     stride: PositiveInt
-    encoder_depth: PositiveInt
+    encoder_depth: Annotated[int, Field(ge=0)]
     alignment_depth: PositiveInt
     evolution_depth: PositiveInt
     n_heads: PositiveInt
     dropout: Fraction
 
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "TeacherModel":
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads {self.n_heads} does not divide width {self.width}; choose a divisor")
+        return self
+
 
 class Teacher(Model):
     seed: Annotated[int, Field(ge=0)]
-    model: TeacherModel
+    model: str
+    tap: Literal["fused", "evolved"]
     training: Training
 
 
-class StudentModel(Model):
+class UNet(Model):
+    name: Literal["unet"]
+    width: PositiveInt
+    n_scales: PositiveInt
+    dropout: Fraction
+
+
+class SimVP(Model):
+    name: Literal["simvp"]
+    translator: Literal["convmixer", "gsta"]
+    encoder_width: Annotated[int, Field(gt=0, multiple_of=2)]  # GroupNorm in two groups
+    encoder_depth: PositiveInt
+    width: PositiveInt
+    depth: Annotated[int, Field(ge=2)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+
+
+class ResNet(Model):
+    name: Literal["resnet"]
+    width: PositiveInt
+    depth: PositiveInt
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+
+
+class MLPMixer(Model):
+    name: Literal["mlp_mixer"]
     width: PositiveInt
     stride: PositiveInt
-    encoder_depth: PositiveInt
-    translator_depth: PositiveInt
-    kernel_size: PositiveInt
+    depth: PositiveInt
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+
+
+StudentModel = Annotated[UNet | SimVP | ResNet | MLPMixer, Field(discriminator="name")]
 
 
 class Student(Model):
-    model: StudentModel
+    model: str
     training: Training
+
+
+class Distillation(Model):
+    """The forms of the distillation terms and how their weights change in training; see ``s2kd.distillation``."""
+
+    projection_depth: PositiveInt
+    semantic: Literal["cosine", "l2"]
+    spectral: Literal["complex", "amplitude"]
+    spectral_axes: Literal["space", "space_time"]
+    boundary_margin: PositiveFloat
+    band_cutoff: PositiveFloat
+    band_alpha: NonNegative
+    schedule: Literal["constant", "warmup", "cosine"]
+    schedule_fraction: Fraction
+    balance: Literal["none", "gradient_norm"]
 
 
 class Weights(Model):
@@ -149,6 +205,9 @@ class Weights(Model):
     semantic: NonNegative
     spectral: NonNegative
     feature: NonNegative
+    output: NonNegative
+    boundary: NonNegative
+    band: NonNegative
 
 
 class Variant(Model):
@@ -164,6 +223,8 @@ class Evaluation(Model):
     batch_size: PositiveInt
     latency_repeats: PositiveInt
     latency_threads: PositiveInt
+    rollout: PositiveInt
+    hard_fraction: Annotated[float, Field(gt=0, le=1)]
 
 
 class Params(Model):
@@ -173,7 +234,10 @@ class Params(Model):
     text_encoder: TextEncoder
     normalisation: Normalisation
     teacher: Teacher
+    teachers: dict[str, TeacherModel]
     student: Student
+    students: dict[str, StudentModel]
+    distillation: Distillation
     variants: dict[str, Variant]
     runs: Runs
     evaluation: Evaluation

@@ -1,4 +1,4 @@
-"""Summary of one data set: scores with their spread over seeds, gains over feature distillation, and the table."""
+"""Summary of one data set: scores with their intervals over seeds, gains over reference variants, and the table."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from s2kd.dataset import Meta
 from s2kd.stage import UserError
 
 BASELINES = ("last_frame", "previous_day", "previous_week", "climatology")
-REFERENCE = "feature_kd"  # the variant that gains are measured against
+REFERENCES = ("feature_kd", "student_only")  # the variants that gains are measured against
 METRICS = {  # key: heading
     "mse": "MSE",
     "mae": "MAE",
@@ -24,6 +24,8 @@ METRICS = {  # key: heading
     "band_error_low": "Low-band error",
     "band_error_mid": "Mid-band error",
     "band_error_high": "High-band error",
+    "mse_hard": "MSE, hard windows",
+    "mse_rollout": "MSE, roll-out",
 }
 CONFIDENCE = 0.95
 
@@ -39,7 +41,7 @@ def read_scores(folder: Path, name: str) -> dict[str, Any]:
 
 
 def read_table(metrics_dir: Path, name: str, suffix: str) -> pd.DataFrame:
-    """Read the scores by lead time (suffix ``""``) or the spectrum (``"-spectrum"``) of one forecaster."""
+    """Read the scores by lead time (suffix ``""``), the spectrum (``"-spectrum"``) or the ``"-rollout"`` of one."""
     return pd.read_csv(_existing(metrics_dir / f"{name}{suffix}.csv", _evaluation_of(name)))
 
 
@@ -69,18 +71,18 @@ def _existing(path: Path, stage: str) -> Path:
 
 
 def summarise(baselines: dict[str, Scores], teacher: Scores, variants: dict[str, list[Scores]]) -> dict[str, Any]:
-    """Gather all scores; those of a variant, given by seed, become mean, standard deviation and count.
+    """Gather all scores; those of a variant, given by seed, become mean, interval, standard deviation and count.
 
-    The gain is that in MSE over the variant ``feature_kd``; without that variant there are none.
+    Gains are those in MSE over each of ``REFERENCES``; without that variant there are none.
     """
-    gains = {}
-    if REFERENCE in variants:
-        reference = [scores["mse"] for scores in variants[REFERENCE]]
-        gains = {
-            variant: gain_percent(reference, [scores["mse"] for scores in runs])
-            for variant, runs in variants.items()
-            if variant != REFERENCE
-        }
+
+    def gains(reference: str) -> dict[str, Any]:
+        if reference not in variants:
+            return {}
+        before = [scores["mse"] for scores in variants[reference]]
+        others = {variant: runs for variant, runs in variants.items() if variant != reference}
+        return {variant: gain_percent(before, [scores["mse"] for scores in runs]) for variant, runs in others.items()}
+
     return {
         "baselines": {name: _metrics(scores) for name, scores in baselines.items()},
         "teacher": _metrics(teacher),
@@ -88,16 +90,24 @@ def summarise(baselines: dict[str, Scores], teacher: Scores, variants: dict[str,
             variant: {metric: spread([run[metric] for run in runs]) for metric in _metrics(runs[0])}
             for variant, runs in variants.items()
         },
-        "gain_over_feature_kd_percent": gains,
-    }
+    } | {f"gain_over_{reference}_percent": gains(reference) for reference in REFERENCES}
 
 
 def spread(values: list[float | None]) -> dict[str, float | int | None]:
-    """Mean, sample standard deviation (n − 1) and number of the values; null if one is, deviation null for one."""
+    """Mean, ends of its 95 % Student-t interval, sample standard deviation (n − 1) and number of the values.
+
+    Null if a value is; one value has neither interval nor deviation.
+    """
     n = len(values)
     if None in values:
-        return {"mean": None, "std": None, "n": n}
-    return {"mean": _rounded(np.mean(values)), "std": _rounded(np.std(values, ddof=1)) if n > 1 else None, "n": n}
+        return {"mean": None, "low": None, "high": None, "std": None, "n": n}
+    mean = float(np.mean(values))
+    if n == 1:
+        return {"mean": _rounded(mean), "low": None, "high": None, "std": None, "n": n}
+    std = float(np.std(values, ddof=1))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
+    low, high = _rounded(mean - half), _rounded(mean + half)
+    return {"mean": _rounded(mean), "low": low, "high": high, "std": _rounded(std), "n": n}
 
 
 def gain_percent(reference: list[float], values: list[float]) -> dict[str, float | None]:
@@ -106,11 +116,7 @@ def gain_percent(reference: list[float], values: list[float]) -> dict[str, float
     The interval speaks of seeds alone: all runs share the test windows. One seed has none.
     """
     gains = [100 * (before - after) / before for before, after in zip(reference, values, strict=True)]
-    mean, n = float(np.mean(gains)), len(gains)
-    if n == 1:
-        return {"mean": _rounded(mean), "low": None, "high": None}
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(gains, ddof=1) / np.sqrt(n)
-    return {"mean": _rounded(mean), "low": _rounded(mean - half), "high": _rounded(mean + half)}
+    return {key: value for key, value in spread(gains).items() if key in ("mean", "low", "high")}
 
 
 def _metrics(scores: Scores) -> Scores:
@@ -127,17 +133,16 @@ def _rounded(value: float) -> float:
 def table(
     summary: dict[str, Any], baselines: dict[str, Scores], teacher: Scores, variants: dict[str, list[Scores]]
 ) -> pd.DataFrame:
-    """One row a forecaster, numbers only: each metric, with ``_std`` over ``n`` seeds, gain, cost."""
+    """One row a forecaster, numbers only: each metric, with its interval and ``_std`` over ``n`` seeds, gains, cost."""
 
     def row(name: str, runs: list[Scores], spreads: dict[str, dict]) -> dict[str, Any]:
         numbers = {"forecaster": name, "n": len(runs)}
         for metric, value in spreads.items():
-            numbers |= {metric: value["mean"], f"{metric}_std": value["std"]}
-        gain = summary["gain_over_feature_kd_percent"].get(name, {})
+            numbers |= {metric: value["mean"]} | {f"{metric}_{key}": value[key] for key in ("low", "high", "std")}
+        for reference in REFERENCES:
+            gain = summary[f"gain_over_{reference}_percent"].get(name, {})
+            numbers |= {f"gain_over_{reference}_{key}": gain.get(key) for key in ("mean", "low", "high")}
         return numbers | {
-            "gain_percent": gain.get("mean"),
-            "gain_percent_low": gain.get("low"),
-            "gain_percent_high": gain.get("high"),
             "parameters": runs[0]["parameters"],
             "flops": runs[0]["flops"],
         }
@@ -155,22 +160,26 @@ def markdown(
 ) -> str:
     """Write the table for people, with what they must know to read it."""
     metrics = [metric for metric in METRICS if metric in numbers]
-    gain = f"MSE gain over {REFERENCE} (%)"
-    header = ["Forecaster", *(METRICS[m] for m in metrics), gain, "Parameters", "MFLOPs"]
+    references = [name for name in REFERENCES if numbers[f"gain_over_{name}_mean"].notna().any()]
+    gains = [f"MSE gain over {reference} (%)" for reference in references]
+    header = ["Forecaster", *(METRICS[m] for m in metrics), *gains, "Parameters", "MFLOPs"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in numbers.assign(mflops=numbers["flops"] / 1e6).to_dict("records"):
-        cells = [_plus_minus(row[metric], row[f"{metric}_std"], row["n"]) for metric in metrics]
-        cells.append(_interval(row["gain_percent"], row["gain_percent_low"], row["gain_percent_high"]))
-        cells.append(_cell(row["parameters"], ","))
-        cells.append(_cell(row["mflops"], ".4g"))
+        cells = [_cell(row, metric, metric, "#.4g", row["n"]) for metric in metrics]
+        cells += [_cell(row, f"gain_over_{name}_mean", f"gain_over_{name}", "+.2f") for name in references]
+        cells += [_cell(row, "parameters", "", ","), _cell(row, "mflops", "", ".4g")]
         lines.append([row["forecaster"], *cells])
     hours = meta.time_step / 3600
+    interval = f"[{CONFIDENCE:.0%} Student-t interval]"
     notes = [
         f"{teacher['n_windows']} test windows; {meta.n_steps_input} frames seen, {meta.n_steps_output} forecast, "
         f"{hours:g} h apart. Errors in {units(meta)}, over all lead times, channels and cells.",
-        f"Variants: mean ± sample standard deviation (n) over the seeds {', '.join(map(str, seeds))}. Gain: mean "
-        f"[{CONFIDENCE:.0%} Student-t interval] of the relative gains paired by seed.",
+        f"Variants: mean {interval} (n) over the seeds {', '.join(map(str, seeds))}. Gain: mean {interval} of the "
+        "relative gains paired by seed. The intervals speak of seeds alone: all runs share the test windows.",
         "Band error: power of the error over power of the truth in a band; below 1/8, 1/4 and above cycles a cell.",
+        f"Hard windows: the {teacher['n_windows_hard']} in which the targets differ most from the last input frame, "
+        "both less the training climatology.",
+        _about_rollout(baselines["climatology"]),
         "MFLOPs are those of one window.",
         f"Narratives: {narrative}; they are read by the teacher alone.",
     ]
@@ -186,17 +195,22 @@ def units(meta: Meta) -> str:
     return meta.units[0] if len(set(meta.units)) == 1 else "the units of each channel (pooled as they are)"
 
 
-def _cell(value: Any, form: str) -> str:  # None, NaN and pandas' NA are empty
-    return "" if pd.isna(value) else format(value, form)
+def _about_rollout(scores: Scores) -> str:
+    if "reason_rollout" in scores:
+        return f"Roll-out: none; {scores['reason_rollout']}."
+    return (
+        f"Roll-out: {scores['n_windows_rollout']} windows, forecast to several times the horizon from the forecaster's "
+        "own forecasts; the mean over all lead times."
+    )
 
 
-def _plus_minus(mean: Any, std: Any, n: int) -> str:
+def _cell(row: dict[str, Any], key: str, prefix: str, form: str, n: int | None = None) -> str:
+    """A number with its interval where it has one; None, NaN and pandas' NA are empty."""
+    if pd.isna(row[key]):
+        return ""
     # "#" keeps trailing zeros, and a bare point behind whole numbers
-    text = _cell(mean, "#.4g").rstrip(".")
-    return text if pd.isna(mean) or pd.isna(std) else f"{text} ± {_cell(std, '#.2g').rstrip('.')} ({n})"
-
-
-def _interval(mean: Any, low: Any, high: Any) -> str:
-    if pd.isna(mean) or pd.isna(low):
-        return _cell(mean, "+.2f")
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    ends = [
+        format(row[name], form).rstrip(".") for name in (f"{prefix}_low", f"{prefix}_high") if pd.notna(row.get(name))
+    ]
+    number = format(row[key], form).rstrip(".")
+    return number + (f" [{', '.join(ends)}]" if ends else "") + (f" ({n})" if ends and n else "")

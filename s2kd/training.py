@@ -18,8 +18,8 @@ from s2kd.params import Training
 from s2kd.stage import UserError
 
 Batch = dict[str, Tensor]
-LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-ErrorFn = Callable[[nn.Module, Batch], Tensor]
+LossFn = Callable[[nn.Module, Batch, float], tuple[Tensor, dict[str, Tensor]]]
+ErrorFn = Callable[[nn.Module, Batch], dict[str, Tensor]]
 VALIDATION = "validation/prediction"
 
 
@@ -28,8 +28,13 @@ def prediction_loss(
     targets: Float[Tensor, "batch time channel y x"],
     scale: Float[Tensor, "channel 1 1"],
 ) -> Float[Tensor, ""]:
-    """Mean ((Ŷ − Y) / σ)², with σ (``scale``) the standard deviation of each channel in physical units."""
+    """Mean ((Ŷ − Y) / σ)², with σ (``scale``) of each channel in physical units: 1 is the error of the usual."""
     return (((predictions - targets) / scale) ** 2).mean()
+
+
+def channel_scale(std: Float[Tensor, "channel y x"]) -> Float[Tensor, "channel 1 1"]:
+    """Root mean square over the grid of what ``Standardise`` divides by: the unit of the losses, physical."""
+    return std.square().mean((1, 2), keepdim=True).sqrt()
 
 
 def window_errors(
@@ -80,8 +85,10 @@ def fit(
     there to the same result: the order of windows and the random numbers of an epoch follow from ``seed`` and epoch.
 
     Args:
-        loss_fn: maps model and batch to the loss and its named terms, each a mean over the batch.
-        error_fn: maps model and batch to one prediction error a window, whose mean over validation picks the epoch.
+        loss_fn: maps model, batch and the fraction of training done to the loss and its named terms, each a mean over
+            the batch.
+        error_fn: maps model and batch to named errors, one a window; the mean of ``prediction`` over validation picks
+            the epoch.
         state: file of the training state.
         curves: folder of the DVCLive curves, written anew.
 
@@ -112,10 +119,11 @@ def fit(
         model.train()
         sums: dict[str, Tensor] = {}
         for step, batch in enumerate(train, start=epoch * len(train)):
+            done = (step + 0.5) / n_steps
             for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * schedule((step + 0.5) / n_steps, training.warmup)
+                group["lr"] = training.learning_rate * schedule(done, training.warmup)
             with accelerator.autocast():
-                loss, terms = loss_fn(model, batch)
+                loss, terms = loss_fn(model, batch, done)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
@@ -124,7 +132,8 @@ def fit(
                 sums[name] = sums.get(name, 0) + value.detach()
             bar.update()
         row = {f"train/{name}": accelerator.reduce(value / len(train), "mean").item() for name, value in sums.items()}
-        row[VALIDATION] = validate(accelerator, model, error_fn, validation)
+        errors = validate(accelerator, model, error_fn, validation)
+        row |= {f"validation/{name}": value for name, value in errors.items()}
         if not math.isfinite(row[VALIDATION]):
             raise UserError(
                 f"training diverged in epoch {epoch}; lower training.learning_rate = {training.learning_rate}"
@@ -144,14 +153,15 @@ def fit(
 
 
 @torch.no_grad()
-def validate(accelerator: Accelerator, model: nn.Module, error_fn: ErrorFn, validation: DataLoader) -> float:
-    """Prediction error averaged over all validation windows, each counted once whatever the number of processes."""
+def validate(accelerator: Accelerator, model: nn.Module, error_fn: ErrorFn, validation: DataLoader) -> dict[str, float]:
+    """Errors averaged over all validation windows, each counted once whatever the number of processes."""
     model.eval()
-    errors = []
+    errors: dict[str, list[Tensor]] = {}
     for batch in validation:
         with accelerator.autocast():
-            errors.append(accelerator.gather_for_metrics(error_fn(model, batch)))
-    return torch.cat(errors).double().mean().item()
+            for name, value in accelerator.gather_for_metrics(error_fn(model, batch)).items():
+                errors.setdefault(name, []).append(value)
+    return {name: torch.cat(values).double().mean().item() for name, values in errors.items()}
 
 
 def schedule(progress: float, warmup: float) -> float:

@@ -11,7 +11,9 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--windows", type=Path, required=True)
     parser.add_argument("--meta", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True, help="the teacher's fused features")
+    parser.add_argument("--features", type=Path, required=True, help="the teacher's latents")
+    parser.add_argument("--forecasts", type=Path, required=True, help="the teacher's forecasts")
+    parser.add_argument("--student", required=True, help="which of `students` in params.yaml")
     parser.add_argument("--variant", required=True, help="row of loss weights in params.yaml")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--model", type=Path, required=True, help="folder to write the best weights to")
@@ -22,59 +24,94 @@ def main() -> None:
 
     from s2kd.batches import Windows, load_batches
     from s2kd.checkpoint import fingerprint, save_model, scratch
-    from s2kd.dataset import Meta, grid_statistics, load_frames, load_windows
-    from s2kd.distillation import Distillation, distillation_loss
-    from s2kd.features import channel_statistics, load_features
+    from s2kd.dataset import Meta, frame_phases, grid_statistics, load_frames, load_times, load_windows
+    from s2kd.distillation import DistilledStudent, compares_latents, distillation_loss, unexplained
+    from s2kd.features import load_features
     from s2kd.params import load_params
-    from s2kd.students import Student
-    from s2kd.training import fit, start, window_errors
+    from s2kd.stage import UserError
+    from s2kd.students.student import Student
+    from s2kd.training import channel_scale, fit, start, window_errors
 
-    params, normalisation, narrative = load_params("student"), load_params("normalisation"), load_params("narrative")
+    training, settings = load_params("student.training"), load_params("distillation")
+    model = load_params(f"students.{args.student}")
+    normalisation, narrative = load_params("normalisation"), load_params("narrative")
     weights = load_params(f"variants.{args.variant}").weights
     is_distilled = any(weights.model_dump().values())
-    inputs = [args.frames, args.windows, args.meta, *([args.features] if is_distilled else [])]
-    key = fingerprint([params, normalisation, narrative, weights, args.seed], inputs)
-    accelerator = start(params.training, args.seed)
-
-    meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
-    features = load_features(args.features) if is_distilled else None
-    mean, std = map(torch.from_numpy, grid_statistics(frames, windows, meta, normalisation))
-    scale = torch.tensor(meta.std, device=accelerator.device).reshape(-1, 1, 1)
-    if features is not None:
-        train_ids = windows.loc[windows["split"] == "train", "id"].to_numpy()
-        feature_mean, feature_std = (
-            torch.from_numpy(value).to(accelerator.device) for value in channel_statistics(features, train_ids)
+    learns_features = compares_latents(weights)
+    if settings.balance != "none" and training.mixed_precision != "no":
+        raise UserError(
+            f"params.yaml: distillation.balance = {settings.balance} compares gradients and needs "
+            f"student.training.mixed_precision = no, not {training.mixed_precision}"
         )
-    config = {"n_steps_input": meta.n_steps_input, "n_steps_output": meta.n_steps_output, **params.model.model_dump()}
+    arrays = {}  # those of the teacher's that this variant reads
+    if learns_features:
+        arrays["features"] = load_features(args.features)
+    if weights.output:
+        arrays["forecasts"] = load_features(args.forecasts)
+    inputs = [args.frames, args.windows, args.meta, *(vars(args)[name] for name in arrays)]
+    key = fingerprint([training, settings, model, normalisation, narrative, weights, args.seed], inputs)
+    accelerator = start(training, args.seed)
+
+    meta, frames, times = Meta.load(args.meta), load_frames(args.frames), load_times(args.frames)
+    windows = load_windows(args.windows)
+    phases, _ = frame_phases(times, meta, normalisation.period)
+    mean, std = map(torch.from_numpy, grid_statistics(frames, times, windows, meta, normalisation))
+    scale = channel_scale(std).to(accelerator.device)
+    config = {
+        "n_steps_input": meta.n_steps_input,
+        "n_steps_output": meta.n_steps_output,
+        "model": model.model_dump(),
+    }
 
     def split(name: str, shuffle: bool = False):
-        data = Windows(frames, windows[windows["split"] == name], meta, features=features if shuffle else None)
-        return load_batches(data, params.training.batch_size, shuffle=shuffle)
+        data = Windows(frames, phases, windows[windows["split"] == name], meta, arrays=arrays)
+        return load_batches(data, training.batch_size, shuffle=shuffle)
 
-    def loss_fn(model, batch):
-        predictions, projected = model(batch["inputs"])
-        target = (batch["features"] - feature_mean) / feature_std if is_distilled else None
-        return distillation_loss(predictions, batch["targets"], scale, projected, target, weights)
+    def loss_fn(distilled, batch, done):
+        predictions, features, projected = distilled(batch["inputs"], batch["phase"])
+        forecasts = None
+        if weights.output:
+            forecasts = student.standardise.inverse(batch["forecasts"], batch["phase"] + meta.n_steps_input)
+        return distillation_loss(
+            predictions,
+            batch["targets"],
+            scale,
+            projected,
+            batch.get("features"),
+            forecasts,
+            features,
+            weights,
+            settings,
+            done,
+        )
 
-    def error_fn(model, batch):
-        return window_errors(model(batch["inputs"])[0], batch["targets"], scale)
+    def error_fn(distilled, batch):
+        predictions, _, projected = distilled(batch["inputs"], batch["phase"])
+        errors = {"prediction": window_errors(predictions, batch["targets"], scale)}
+        if learns_features:
+            errors["reconstruction"] = unexplained(projected, batch["features"])
+        return errors
 
+    # The student before the projection: the same seed gives it the same weights in every variant.
     student = Student(mean, std, **config)
     with scratch(f"distill-{args.variant}-{args.seed}", key, is_main=accelerator.is_main_process) as folder:
         best = fit(
             accelerator,
-            Distillation(student, params.model.width, features.shape[1:] if is_distilled else None),
+            DistilledStudent(
+                student, arrays["features"].shape[1:] if learns_features else None, settings.projection_depth
+            ),
             loss_fn,
             error_fn,
             split("train", shuffle=True),
             split("validation"),
-            params.training,
+            training,
             args.seed,
             folder / "state.safetensors",
             args.curves,
         )
         if accelerator.is_main_process:
-            save_model(args.model, best.student, config, narrative.model_dump() if is_distilled else None)
+            learned_from = narrative.model_dump() if is_distilled else None
+            save_model(args.model, best.student, config, normalisation.period, learned_from)
         accelerator.end_training()  # closes the curves and the process group
 
 

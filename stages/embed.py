@@ -23,7 +23,7 @@ def main() -> None:
 
     encoder, narrative = load_params("text_encoder"), load_params("narrative")
     texts = [json.loads(line)["text"] for line in args.narratives.read_text(encoding="utf-8").splitlines()]
-    if not all(texts):
+    if narrative.text != "none" and not all(texts):
         raise UserError(f"{args.narratives}: line {texts.index('') + 1} has an empty text; run `dvc repro -f narrate`")
     distinct = sorted(set(texts))
     tokens = encode(distinct, encoder)
@@ -32,11 +32,20 @@ def main() -> None:
         index = {text: position for position, text in enumerate(distinct)}
         lengths = torch.tensor([0, *map(len, tokens)])
         embeddings = {
-            "values": torch.cat(tokens),  # (token, width), float16
+            "values": torch.cat(tokens),  # (token, width), float16; no rows where the control is without text
             "offsets": lengths.cumsum(0),  # text i holds the rows offsets[i] to offsets[i + 1]
             "text_of_window": torch.tensor([index[text] for text in texts]),
         }
-        provenance = {"encoder": encoder.model, "sha256": encoder.sha256 or "unchecked", **narrative.model_dump()}
+        provenance = {
+            "encoder": encoder.model,
+            "sha256": encoder.sha256 or "unchecked",
+            "weights": encoder.weights,
+            "backend": narrative.backend,
+            "view": narrative.view,
+            "control": narrative.text,
+            "corruption": str(narrative.corruption),
+            "seed": str(narrative.seed),
+        }
         with atomic(args.embeddings) as temporary:
             save_file(embeddings, temporary, metadata=provenance)
         size = args.embeddings.stat().st_size / 1e6

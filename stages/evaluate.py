@@ -1,4 +1,4 @@
-"""Score one student on the test windows, in physical units. It reads no text and knows no teacher."""
+"""Score one student on the test windows and beyond its horizon. It reads no text and knows no teacher."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--meta", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="folder of the student")
     parser.add_argument("--name", required=True, help="what the files are called")
-    parser.add_argument("--metrics-dir", type=Path, required=True, help="folder for NAME.json, .csv and -spectrum.csv")
+    parser.add_argument("--metrics-dir", type=Path, required=True, help="folder for NAME.json and its three tables")
     parser.add_argument("--examples-dir", type=Path, required=True, help="folder for NAME.npy")
     parser.add_argument("--latency", type=Path, required=True, help="JSON file of the latency to write")
     args = parser.parse_args()
@@ -23,25 +23,38 @@ def main() -> None:
     from s2kd.batches import Windows, load_batches
     from s2kd.checkpoint import load_model
     from s2kd.cost import count_flops, count_parameters, write_latency
-    from s2kd.dataset import Meta, load_frames, load_windows
-    from s2kd.evaluation import evaluate, write_evaluation
+    from s2kd.dataset import Meta, frame_phases, load_frames, load_times, load_windows
+    from s2kd.evaluation import evaluate, evaluated_windows, hard_windows, write_evaluation
     from s2kd.params import load_params
-    from s2kd.students import Student
+    from s2kd.rollout import evaluate_rollout, roll_out, rollout_windows
+    from s2kd.students.student import Student
 
     params = load_params("evaluation")
-    meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
+    meta, windows = Meta.load(args.meta), load_windows(args.windows)
+    frames, times = load_frames(args.frames), load_times(args.frames)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    student, narrative = load_model(args.model, Student)
+    student, details = load_model(args.model, Student)
     student = student.to(device)
-    test = Windows(frames, windows[windows["split"] == "test"], meta)
+    phases, _ = frame_phases(times, meta, details["period"])
+    test, extended = evaluated_windows(windows), rollout_windows(windows, times, meta, params.rollout)
+    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
+
+    def inputs_of(batch):
+        return batch["inputs"].to(device), batch["phase"].to(device)
+
+    def forecasts(ids, n_horizons):
+        served = Windows(frames, phases, windows.iloc[ids], meta)
+        for batch in load_batches(served, params.batch_size, shuffle=False) if len(ids) else ():
+            yield roll_out(student, *inputs_of(batch), n_horizons)
 
     with torch.inference_mode():
-        batches = load_batches(test, params.batch_size, shuffle=False)
-        evaluation = evaluate((student(batch["inputs"].to(device)) for batch in batches), frames, windows, meta)
-    inputs = test.__getitems__([0])["inputs"].to(device)
-    cost = {"parameters": count_parameters(student), "flops": count_flops(student, inputs)}
-    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost, narrative=narrative)
-    write_latency(args.latency, params, student, inputs)
+        evaluation = evaluate(forecasts(test, 1), frames, windows, meta, hard)
+        rollout = evaluate_rollout(forecasts(extended, params.rollout), frames, windows, meta, extended, params.rollout)
+    inputs = inputs_of(Windows(frames, phases, windows.iloc[test], meta).__getitems__([0]))
+    cost = {"parameters": count_parameters(student), "flops": count_flops(student, *inputs)}
+    folders = (args.metrics_dir, args.examples_dir)
+    write_evaluation(evaluation, args.name, *folders, **cost, narrative=details["narrative"], rollout=rollout)
+    write_latency(args.latency, params, student, *inputs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True, help="frames.zarr")
     parser.add_argument("--windows", type=Path, required=True, help="windows.csv")
     parser.add_argument("--meta", type=Path, required=True, help="meta.json")
-    parser.add_argument("--metrics-dir", type=Path, required=True, help="folder for NAME.json, .csv and -spectrum.csv")
+    parser.add_argument("--metrics-dir", type=Path, required=True, help="folder for NAME.json and its tables")
     parser.add_argument("--examples-dir", type=Path, required=True, help="folder for NAME.npy")
     arguments = parser.parse_args()
 
@@ -20,16 +20,29 @@ def main() -> None:
 
     from s2kd import naive
     from s2kd.dataset import Meta, load_frames, load_times, load_windows
-    from s2kd.evaluation import evaluate, evaluated_windows, write_evaluation
+    from s2kd.evaluation import evaluate, evaluated_windows, hard_windows, write_evaluation
     from s2kd.params import load_params
+    from s2kd.rollout import evaluate_rollout, rollout_windows
     from s2kd.windows import train_mask
 
-    batch_size = load_params("evaluation.batch_size")
+    params = load_params("evaluation")
     meta = Meta.load(arguments.meta)
     frames, times = load_frames(arguments.frames), load_times(arguments.frames)
     windows = load_windows(arguments.windows)
-    test = evaluated_windows(windows)
-    starts = windows["start"].to_numpy()[test]
+    starts = windows["start"].to_numpy()
+    test, extended = evaluated_windows(windows), rollout_windows(windows, times, meta, params.rollout)
+    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
+    folders = (arguments.metrics_dir, arguments.examples_dir)
+    # Indices of the frames to forecast, a row a window.
+    targets = starts[test, None] + meta.n_steps_input + np.arange(meta.n_steps_output)
+    far_targets = starts[extended, None] + meta.n_steps_input + np.arange(params.rollout * meta.n_steps_output)
+
+    def batches(maps, indices):
+        for first in range(0, len(indices), params.batch_size):
+            yield torch.from_numpy(maps[indices[first : first + params.batch_size]])
+
+    def roll_out(maps, indices):
+        return evaluate_rollout(batches(maps, indices), frames, windows, meta, extended, params.rollout)
 
     for name, seconds in naive.PERIODS.items():
         period = naive.period_in_steps(name, meta)
@@ -38,23 +51,20 @@ def main() -> None:
             source, usable = np.empty((0, meta.n_steps_output), dtype=int), np.zeros(len(test), dtype=bool)
             reason = f"a time step of {meta.time_step:g} s does not divide {seconds:g} s"
         else:
-            source, usable = naive.sources(starts, period, times, meta)
+            source, usable = naive.sources(starts[test], period, times, meta)
             source = source[usable]
             if n_missing := int((~usable).sum()):
                 reason = f"{n_missing} of {len(test)} test windows lack frames far enough back without a gap"
         print(f"{name}: {int(usable.sum())} of {len(test)} test windows" + (f"; {reason}" if reason else ""))
-        batches = (
-            torch.from_numpy(frames[source[first : first + batch_size]]) for first in range(0, len(source), batch_size)
-        )
-        evaluation = evaluate(batches, frames, windows, meta, ids=test[usable])
-        write_evaluation(evaluation, name, arguments.metrics_dir, arguments.examples_dir, reason=reason)
+        evaluation = evaluate(batches(frames, source), frames, windows, meta, hard, ids=test[usable])
+        last = np.broadcast_to(far_targets[:, :1] - 1, far_targets.shape)
+        rollout = roll_out(frames, last) if name == "last_frame" else None
+        write_evaluation(evaluation, name, *folders, reason=reason, rollout=rollout)
 
     is_train = train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)
     means, phase = naive.climatology(frames, times, is_train, meta)
-    phases = phase[starts[:, None] + meta.n_steps_input + np.arange(meta.n_steps_output)]
-    batches = (torch.from_numpy(means[phases[i : i + batch_size]]) for i in range(0, len(phases), batch_size))
-    evaluation = evaluate(batches, frames, windows, meta)
-    write_evaluation(evaluation, "climatology", arguments.metrics_dir, arguments.examples_dir)
+    evaluation = evaluate(batches(means, phase[targets]), frames, windows, meta, hard)
+    write_evaluation(evaluation, "climatology", *folders, rollout=roll_out(means, phase[far_targets]))
     print(f"climatology: mean of {is_train.sum()} training frames in {len(means)} phases")
 
 

@@ -24,27 +24,32 @@ def main() -> None:
     from s2kd.batches import Texts, Windows, load_batches
     from s2kd.checkpoint import load_model
     from s2kd.cost import count_flops, count_parameters, write_latency
-    from s2kd.dataset import Meta, load_frames, load_windows
-    from s2kd.evaluation import evaluate, write_evaluation
+    from s2kd.dataset import Meta, frame_phases, load_frames, load_times, load_windows
+    from s2kd.evaluation import evaluate, hard_windows, write_evaluation
     from s2kd.params import load_params
     from s2kd.teacher import Teacher
 
     params = load_params("evaluation")
-    meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
+    meta, windows = Meta.load(args.meta), load_windows(args.windows)
+    frames, times = load_frames(args.frames), load_times(args.frames)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher, narrative = load_model(args.model, Teacher)
+    teacher, details = load_model(args.model, Teacher)
     teacher = teacher.to(device)
-    test = Windows(frames, windows[windows["split"] == "test"], meta, Texts(args.embeddings, len(windows)))
+    phases, _ = frame_phases(times, meta, details["period"])
+    texts = Texts(args.embeddings, len(windows))
+    test = Windows(frames, phases, windows[windows["split"] == "test"], meta, texts)
+    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
 
     def inputs_of(batch):
-        return [batch[name].to(device) for name in ("inputs", "text", "text_mask")]
+        return [batch[name].to(device) for name in ("inputs", "phase", "text", "text_mask")]
 
     with torch.inference_mode():
         batches = load_batches(test, params.batch_size, shuffle=False)
-        evaluation = evaluate((teacher(*inputs_of(batch))[0] for batch in batches), frames, windows, meta)
+        evaluation = evaluate((teacher(*inputs_of(batch))[0] for batch in batches), frames, windows, meta, hard)
     inputs = inputs_of(test.__getitems__([0]))
     cost = {"parameters": count_parameters(teacher), "flops": count_flops(teacher, *inputs)}
-    write_evaluation(evaluation, args.name, args.metrics_dir, args.examples_dir, **cost, narrative=narrative)
+    folders = (args.metrics_dir, args.examples_dir)
+    write_evaluation(evaluation, args.name, *folders, **cost, narrative=details["narrative"])
     write_latency(args.latency, params, teacher, *inputs)
 
 

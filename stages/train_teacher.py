@@ -1,4 +1,4 @@
-"""Train the privileged multimodal teacher, then write its fused features over all windows once for every student."""
+"""Train the privileged multimodal teacher."""
 
 import argparse
 from pathlib import Path
@@ -12,8 +12,8 @@ def main() -> None:
     parser.add_argument("--windows", type=Path, required=True)
     parser.add_argument("--meta", type=Path, required=True)
     parser.add_argument("--embeddings", type=Path, required=True)
+    parser.add_argument("--teacher", required=True, help="which of `teachers` in params.yaml")
     parser.add_argument("--model", type=Path, required=True, help="folder to write the best weights to")
-    parser.add_argument("--features", type=Path, required=True, help="npy file to write the fused features to")
     parser.add_argument("--curves", type=Path, required=True, help="folder of the DVCLive training curves")
     args = parser.parse_args()
 
@@ -21,38 +21,51 @@ def main() -> None:
 
     from s2kd.batches import Texts, Windows, load_batches
     from s2kd.checkpoint import fingerprint, save_model, scratch
-    from s2kd.dataset import Meta, grid_statistics, load_frames, load_windows
-    from s2kd.features import write_features
+    from s2kd.dataset import Meta, frame_phases, grid_statistics, load_frames, load_times, load_windows
     from s2kd.params import load_params
+    from s2kd.stage import UserError
     from s2kd.teacher import Teacher
-    from s2kd.training import fit, prediction_loss, start, window_errors
+    from s2kd.training import channel_scale, fit, prediction_loss, start, window_errors
 
-    params, normalisation, narrative = load_params("teacher"), load_params("normalisation"), load_params("narrative")
-    key = fingerprint([params, normalisation, narrative], [args.frames, args.windows, args.meta, args.embeddings])
-    accelerator = start(params.training, params.seed)
+    training, seed = load_params("teacher.training"), load_params("teacher.seed")
+    model = load_params(f"teachers.{args.teacher}")
+    normalisation, narrative = load_params("normalisation"), load_params("narrative")
+    key = fingerprint(
+        [training, seed, model, normalisation, narrative], [args.frames, args.windows, args.meta, args.embeddings]
+    )
+    accelerator = start(training, seed)
 
-    meta, frames, windows = Meta.load(args.meta), load_frames(args.frames), load_windows(args.windows)
+    meta, frames, times = Meta.load(args.meta), load_frames(args.frames), load_times(args.frames)
+    windows = load_windows(args.windows)
+    if meta.n_steps_input % model.n_steps_latent:
+        raise UserError(
+            f"params.yaml: teachers.{args.teacher}.n_steps_latent = {model.n_steps_latent} does not divide the "
+            f"{meta.n_steps_input} input steps of {meta.dataset}; choose a divisor"
+        )
     texts = Texts(args.embeddings, len(windows))
-    mean, std = map(torch.from_numpy, grid_statistics(frames, windows, meta, normalisation))
-    scale = torch.tensor(meta.std, device=accelerator.device).reshape(-1, 1, 1)
+    phases, _ = frame_phases(times, meta, normalisation.period)
+    mean, std = map(torch.from_numpy, grid_statistics(frames, times, windows, meta, normalisation))
+    scale = channel_scale(std).to(accelerator.device)
     config = {
         "n_steps_input": meta.n_steps_input,
         "n_steps_output": meta.n_steps_output,
         "text_width": texts.width,
-        **params.model.model_dump(),
+        **model.model_dump(),
     }
 
     def split(name: str, shuffle: bool = False):
-        data = Windows(frames, windows[windows["split"] == name], meta, texts)
-        return load_batches(data, params.training.batch_size, shuffle=shuffle)
+        data = Windows(frames, phases, windows[windows["split"] == name], meta, texts)
+        return load_batches(data, training.batch_size, shuffle=shuffle)
 
-    def loss_fn(model, batch):
-        predictions, _ = model(batch["inputs"], batch["text"], batch["text_mask"])
-        loss = prediction_loss(predictions, batch["targets"], scale)
+    def predict(model, batch):
+        return model(*(batch[name] for name in ("inputs", "phase", "text", "text_mask")))[0]
+
+    def loss_fn(model, batch, done):
+        loss = prediction_loss(predict(model, batch), batch["targets"], scale)
         return loss, {"prediction": loss}
 
     def error_fn(model, batch):
-        return window_errors(model(batch["inputs"], batch["text"], batch["text_mask"])[0], batch["targets"], scale)
+        return {"prediction": window_errors(predict(model, batch), batch["targets"], scale)}
 
     with scratch("train_teacher", key, is_main=accelerator.is_main_process) as folder:
         teacher = fit(
@@ -62,16 +75,13 @@ def main() -> None:
             error_fn,
             split("train", shuffle=True),
             split("validation"),
-            params.training,
-            params.seed,
+            training,
+            seed,
             folder / "state.safetensors",
             args.curves,
         )
-        write_features(
-            accelerator, teacher, Windows(frames, windows, meta, texts), params.training.batch_size, args.features
-        )
         if accelerator.is_main_process:
-            save_model(args.model, teacher, config, narrative.model_dump())
+            save_model(args.model, teacher, config, normalisation.period, narrative.model_dump())
         accelerator.end_training()  # closes the curves and the process group
 
 

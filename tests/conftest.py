@@ -18,8 +18,15 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 DATA = "data/toy"
-VARIANTS = ("student_only", "feature_kd", "s2kd")
+VARIANTS = {  # with the terms that each learns by; together they read all that the teacher leaves
+    "student_only": (),
+    "feature_kd": ("feature",),
+    "s2kd": ("semantic", "spectral", "output", "boundary", "band"),
+}
 INPUTS = [f"--frames={DATA}/frames.zarr", f"--windows={DATA}/windows.csv", f"--meta={DATA}/meta.json"]
+EMBEDDINGS = f"--embeddings={DATA}/embeddings.safetensors"
+EXTRACTED = (f"--features={DATA}/features.npy", f"--forecasts={DATA}/forecasts.npy")
+EXTRACT = ("extract", *INPUTS, EMBEDDINGS, "--model=models/teacher", *EXTRACTED)
 
 
 def write_weather(path: Path) -> None:
@@ -43,8 +50,16 @@ def write_params(path: Path) -> None:
     toy.update({"n_steps_input": 4, "n_steps_output": 3, "stride": 3})
     toy["source"].update({"path": "air.nc", "variables": ["air"]})
     params["runs"].update({"variants": list(VARIANTS), "seeds": [0]})
-    params["teacher"]["model"].update({"width": 16, "n_heads": 2, "alignment_depth": 1, "evolution_depth": 1})
-    params["student"]["model"].update({"width": 8, "translator_depth": 1})
+    params["normalisation"]["period"] = "day"
+    params["teacher"]["model"] = params["student"]["model"] = "toy"
+    params["teachers"]["toy"] = {
+        "n_steps_latent": 2, "width": 16, "stride": 4, "encoder_depth": 1, "alignment_depth": 1, "evolution_depth": 1,
+        "n_heads": 2, "dropout": 0.1,
+    }  # fmt: skip
+    params["students"]["toy"] = {"name": "unet", "width": 8, "n_scales": 2, "dropout": 0}
+    for variant, names in VARIANTS.items():
+        weights = {name: 0.01 if name in names else 0 for name in params["variants"]["s2kd"]["weights"]}
+        params["variants"][variant] = {"weights": weights}
     for part in ("teacher", "student"):
         params[part]["training"].update({"epochs": 3, "batch_size": 16})
     params["evaluation"].update({"latency_repeats": 3})
@@ -76,11 +91,11 @@ def call_stage(folder: Path, name: str, *arguments: str) -> None:
 
 def training(name: str) -> tuple[str, ...]:
     """Stage and arguments that train ``teacher`` or ``<variant>-<seed>``."""
-    common = (*INPUTS, f"--features={DATA}/features.npy", f"--model=models/{name}", f"--curves=metrics/training/{name}")
+    common = (*INPUTS, f"--model=models/{name}", f"--curves=metrics/training/{name}")
     if name == "teacher":
-        return ("train_teacher", *common, f"--embeddings={DATA}/embeddings.safetensors")
+        return ("train_teacher", *common, EMBEDDINGS, "--teacher=toy")
     variant, seed = name.rsplit("-", 1)
-    return ("distill", *common, f"--variant={variant}", f"--seed={seed}")
+    return ("distill", *common, *EXTRACTED, "--student=toy", f"--variant={variant}", f"--seed={seed}")
 
 
 def contents(*folders: Path) -> dict[str, bytes]:
@@ -94,18 +109,20 @@ def pipeline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     write_weather(folder / "air.nc")
     write_params(folder / "params.yaml")
-    narratives, embeddings = f"--narratives={DATA}/narratives.jsonl", f"--embeddings={DATA}/embeddings.safetensors"
+    narratives = f"--narratives={DATA}/narratives.jsonl"
     scores = ("--metrics-dir=metrics/evaluate", f"--examples-dir={DATA}/examples")
     students = [f"{variant}-0" for variant in VARIANTS]
     call_stage(folder, "download", "--dataset=toy", *INPUTS)
     call_stage(folder, "narrate", *INPUTS, narratives)
-    call_stage(folder, "embed", narratives, embeddings)
-    for name in ("teacher", *students):
+    call_stage(folder, "embed", narratives, EMBEDDINGS)
+    call_stage(folder, *training("teacher"))
+    call_stage(folder, *EXTRACT)
+    for name in students:
         call_stage(folder, *training(name))
     for name in ("teacher", *students):
         model = (f"--model=models/{name}", f"--name={name}", f"--latency={DATA}/latency/{name}.json")
         if name == "teacher":
-            call_stage(folder, "evaluate_teacher", *INPUTS, *model, *scores, embeddings)
+            call_stage(folder, "evaluate_teacher", *INPUTS, *model, *scores, EMBEDDINGS)
         else:
             call_stage(folder, "evaluate", *INPUTS, *model, *scores)
     call_stage(folder, "evaluate_naive", *INPUTS, *scores)

@@ -30,7 +30,7 @@ class Small(nn.Module):
 
 
 def small() -> Small:
-    mean = torch.tensor(280.0).expand(2, 3, 4)  # without memory of its own, as numpy's broadcast_to gives it
+    mean = torch.tensor(280.0).expand(24, 2, 3, 4)  # without memory of its own, as numpy's broadcast_to gives it
     return Small(mean, torch.rand(2, 3, 4) + 1, width=3)
 
 
@@ -40,14 +40,15 @@ def is_safetensors(path: Path) -> bool:
     return isinstance(json.loads(content[8 : 8 + length]), dict)
 
 
-NARRATIVE = {"backend": "template", "view": "history"}
+NARRATIVE = {"backend": "template", "view": "history", "text": "real", "corruption": 0.0, "seed": 0}
 
 
 def test_a_model_comes_back_as_it_was(tmp_path):
     model = small()
-    save_model(tmp_path / "models/a", model, {"width": 3}, NARRATIVE)
-    loaded, narrative = load_model(tmp_path / "models/a", Small)
-    assert narrative == NARRATIVE
+    save_model(tmp_path / "models/a", model, {"width": 3}, "day", NARRATIVE)
+    loaded, details = load_model(tmp_path / "models/a", Small)
+    assert details == {"period": "day", "narrative": NARRATIVE}
+    assert loaded.standardise.mean.shape == (24, 2, 3, 4)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert not loaded.training
@@ -57,9 +58,9 @@ def test_a_model_comes_back_as_it_was(tmp_path):
 
 def test_the_same_model_has_the_same_bytes_and_replaces_another(tmp_path):
     model = small()
-    save_model(tmp_path / "a", small(), {"width": 3}, None)
+    save_model(tmp_path / "a", small(), {"width": 3}, "none", None)
     for name in ("a", "b"):
-        save_model(tmp_path / name, model, {"width": 3}, None)
+        save_model(tmp_path / name, model, {"width": 3}, "none", None)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -67,7 +68,7 @@ def test_the_same_model_has_the_same_bytes_and_replaces_another(tmp_path):
 def test_others_may_read_a_model(tmp_path):
     old = os.umask(0o022)
     try:
-        save_model(tmp_path / "a", small(), {"width": 3}, None)
+        save_model(tmp_path / "a", small(), {"width": 3}, "none", None)
     finally:
         os.umask(old)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a").iterdir()} == {0o644}
@@ -75,7 +76,7 @@ def test_others_may_read_a_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
-    save_model(tmp_path / "a", small(), {"width": 3}, None)
+    save_model(tmp_path / "a", small(), {"width": 3}, "none", None)
     (tmp_path / "a" / name).unlink()
     with pytest.raises(UserError) as error:
         load_model(tmp_path / "a", Small)
@@ -115,12 +116,13 @@ def test_fingerprint_follows_params_and_content_and_nothing_else(tmp_path):
     (tmp_path / "file").write_text("a")
     (tmp_path / "folder/deep/part").write_text("b")
     inputs = [tmp_path / "file", tmp_path / "folder"]
-    weights = Weights(semantic=0.1, spectral=0, feature=0)
+    numbers = {"semantic": 0.1, "spectral": 0, "feature": 0, "output": 0, "boundary": 0, "band": 0}
+    weights = Weights(**numbers)
     key = fingerprint([weights, 0], inputs)
     assert len(key) == 16
     for path in ("file", "folder/deep/part"):
         os.utime(tmp_path / path, (1, 1))
-    assert fingerprint([Weights(semantic=0.1, spectral=0, feature=0), 0], inputs) == key
+    assert fingerprint([Weights(**numbers), 0], inputs) == key
     assert fingerprint([weights, 1], inputs) != key
     assert fingerprint([weights.model_copy(update={"spectral": 1e-9}), 0], inputs) != key
     assert fingerprint([weights, 0], inputs[:1]) != key

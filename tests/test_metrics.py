@@ -1,25 +1,22 @@
-"""Closed forms of the scores, and that batches add up."""
+"""Closed forms of the scores."""
 
-import json
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from s2kd.dataset import Meta
-from s2kd.evaluation import evaluate, training_statistics, write_evaluation
 from s2kd.metrics import (
     annuli,
     band_masks,
     pixel_scores,
     pixel_sums,
+    power,
     radial_power,
     spectral_scores,
     spectral_sums,
     wavenumbers,
-    windowed_spectrum,
+    windowed_transform,
 )
 
 SHAPE = (3, 2, 2, 16, 32)  # batch time channel height width
@@ -78,6 +75,22 @@ def test_ssim_of_two_constant_images_is_its_luminance_term_above_the_minimum():
     assert ssim == pytest.approx((2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4), rel=1e-4)
 
 
+@pytest.mark.parametrize("grid", [(7, 7), (16, 32), (33, 9)])
+def test_ssim_is_that_of_torchmetrics(grid):
+    shape = (3, 2, 2, *grid)
+    truth = random(7, shape)
+    forecast = truth + 0.3 * random(8, shape)
+    forecast[0] = truth[0]
+    forecast[1] = 0.5  # flat
+    low, high = RANGE[:, :, None, None]
+    images = [((x - low) / (high - low)).reshape(-1, 1, *grid) for x in (forecast, truth)]
+    ssim = structural_similarity_index_measure(
+        *images, gaussian_kernel=False, kernel_size=7, data_range=1.0, reduction="none"
+    )
+    expected = ssim.reshape(3, 2, 2).sum(0)
+    torch.testing.assert_close(pixel_sums(forecast, truth, RANGE, None)["ssim"], expected, rtol=0, atol=1e-5)
+
+
 def test_small_grid_has_no_ssim_and_no_low_band():
     truth = random(2, (2, 1, 2, 4, 4))
     assert math.isnan(pixel_scores(pixel_sums(truth + 1, truth, RANGE, None), RANGE)["ssim"])
@@ -92,9 +105,9 @@ def test_parseval_power_of_all_coefficients_is_the_windowed_variance():
     window = torch.outer(*(torch.hann_window(n, periodic=True, dtype=torch.float64) for n in (16, 32)))
     mean = (window * field).sum() / window.sum()
     expected = (window * (field - mean)).square().sum() / window.square().mean()
-    power = windowed_spectrum(field)
-    assert power.sum().item() == pytest.approx(expected.item())
-    assert power[0, 0].item() == pytest.approx(0, abs=1e-20)
+    powers = power(windowed_transform(field))
+    assert powers.sum().item() == pytest.approx(expected.item())
+    assert powers[0, 0].item() == pytest.approx(0, abs=1e-20)
 
 
 def test_bands_and_annuli_hold_each_coefficient_but_the_mean_once():
@@ -115,9 +128,9 @@ def test_bands_and_annuli_hold_each_coefficient_but_the_mean_once():
 def test_a_sine_lies_in_its_band(k, band):
     truth = waves(k)
     scores = spectral_scores(spectral_sums(torch.zeros_like(truth), truth))
-    power = {name: scores[f"error_power_{name}"] for name in ("low", "mid", "high")}
-    assert power[band] == pytest.approx(0.5, rel=0.05)  # the mean square of a sine
-    assert power[band] / sum(power.values()) > 0.99  # the Hann window spreads it over neighbouring coefficients only
+    powers = {name: scores[f"error_power_{name}"] for name in ("low", "mid", "high")}
+    assert powers[band] == pytest.approx(0.5, rel=0.05)  # the mean square of a sine
+    assert powers[band] / sum(powers.values()) > 0.99  # the Hann window spreads it over neighbouring coefficients only
     table = radial_power(spectral_sums(truth, truth), 16, 32)
     assert table["wavenumber"][table["power_truth"].nan_to_num().argmax()].item() == pytest.approx(k, abs=1 / 32)
 
@@ -133,85 +146,11 @@ def test_a_shifted_wave_counts_as_wrong_though_its_power_is_right():
     truth = waves(2 / 32)
     forecast = waves(2 / 32).roll(8, -1)  # half a wavelength: the negative
     assert spectral_scores(spectral_sums(forecast, truth))["band_error_low"] == pytest.approx(4)
-    power = radial_power(spectral_sums(forecast, truth), 16, 32)
-    assert torch.allclose(power["power_forecast"], power["power_truth"], rtol=1e-9, atol=1e-12, equal_nan=True)
+    table = radial_power(spectral_sums(forecast, truth), 16, 32)
+    assert torch.allclose(table["power_forecast"], table["power_truth"], rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def test_white_noise_keeps_its_variance_in_the_annuli_beyond_the_mean():
     noise = random(6, (200, 1, 1, 16, 32)) * 3
-    power = radial_power(spectral_sums(noise, noise), 16, 32)["power_truth"]
-    assert (power[2:][~power[2:].isnan()] / 9 - 1).abs().max() < 0.1
-
-
-# --- evaluate ----------------------------------------------------------------------------------------------------
-
-
-def a_data_set(domain="traffic", n_frames=60, shape=(2, 16, 16)) -> tuple[np.ndarray, pd.DataFrame, Meta]:
-    rng = np.random.default_rng(0)
-    frames = rng.poisson(2.0, (n_frames, *shape)).astype(np.float32)
-    frames[:, :, 0] = 0
-    frames[40:, 0, 0, 0] = 50  # active, and out of range, in test alone
-    starts = np.arange(n_frames - 7)
-    split = np.where(starts < 30, "train", np.where(starts < 40, "validation", "test"))
-    windows = pd.DataFrame({"id": np.arange(len(starts)), "start": starts, "split": split})
-    meta = Meta(
-        dataset="toy", title="Toy", domain=domain, country=None, channels=("a", "b"), units=("1", "1"), time_step=1800,
-        start="2001-01-01T00:00:00", n_frames=n_frames, n_steps_input=5, n_steps_output=3, y_name="y", x_name="x",
-        y=tuple(range(shape[1])), x=tuple(range(shape[2])), mean=(0, 0), std=(1, 1), licence="-", citation="-",
-    )  # fmt: skip
-    return frames, windows, meta
-
-
-def test_evaluate_does_not_depend_on_the_batch_size_and_scores_each_lead_time(tmp_path):
-    frames, windows, meta = a_data_set()
-    test = np.arange(40, 53)
-    truth = np.stack([frames[start + 5 : start + 8] for start in test])
-    forecast = truth + np.array([1, 2, 3], dtype=np.float32)[:, None, None, None]
-    one, two = (
-        evaluate((torch.from_numpy(forecast[i : i + n]) for i in range(0, 13, n)), frames, windows, meta)
-        for n in (13, 4)
-    )
-    assert one.scores == pytest.approx(two.scores)
-    assert one.lead_times["rmse"].tolist() == pytest.approx([1, 2, 3])
-    assert one.lead_times["lead_time_hours"].tolist() == [0.5, 1.0, 1.5]
-    assert one.scores["mse"] == pytest.approx((1 + 4 + 9) / 3)
-    assert one.channels["b"]["mae"] == pytest.approx(2)
-    assert one.example_window == 46
-    assert (one.example == forecast[6]).all()
-
-    write_evaluation(one, "toy-0", tmp_path / "metrics", tmp_path / "examples", parameters=7, flops=8)
-    written = json.loads((tmp_path / "metrics/toy-0.json").read_text())
-    assert written["mse"] == 4.66667
-    assert (written["n_windows"], written["parameters"], written["flops"]) == (13, 7, 8)
-    assert np.load(tmp_path / "examples/toy-0.npy").dtype == np.float32
-    table = pd.read_csv(tmp_path / "metrics/toy-0.csv")
-    assert list(table.columns[:7]) == ["step", "lead_time_hours", "mse", "mae", "rmse", "ssim", "psnr"]
-    spectrum = pd.read_csv(tmp_path / "metrics/toy-0-spectrum.csv")
-    assert list(spectrum.columns) == ["wavenumber", "power_forecast", "power_truth", "power_error"]
-
-
-def test_no_window_gives_nulls(tmp_path):
-    frames, windows, meta = a_data_set()
-    nothing = evaluate([], frames, windows, meta, ids=np.arange(0))
-    write_evaluation(nothing, "none", tmp_path, tmp_path, reason="too short a record")
-    written = json.loads((tmp_path / "none.json").read_text())
-    assert written["mse"] is None
-    assert written["reason"] == "too short a record"
-    assert np.isnan(np.load(tmp_path / "none.npy")).all()
-
-
-def test_too_few_or_too_many_forecasts_are_refused():
-    frames, windows, meta = a_data_set()
-    for n in (12, 14):
-        with pytest.raises(ValueError, match="13 windows"):
-            evaluate([torch.zeros(n, 3, 2, 16, 16)], frames, windows, meta)
-
-
-def test_training_statistics_see_training_frames_alone():
-    frames, windows, meta = a_data_set()
-    value_range, active = training_statistics(frames, windows, meta)
-    assert value_range.max() < 50
-    assert value_range.tolist() == [[0, 0], [frames[:37, c].max() for c in (0, 1)]]
-    assert not active[:, 0].any()
-    assert active[:, 1:].float().mean() > 0.99
-    assert training_statistics(*a_data_set("weather"))[1] is None
+    powers = radial_power(spectral_sums(noise, noise), 16, 32)["power_truth"]
+    assert (powers[2:][~powers[2:].isnan()] / 9 - 1).abs().max() < 0.1

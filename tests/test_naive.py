@@ -11,6 +11,7 @@ import xarray as xr
 
 from s2kd import naive
 from s2kd.dataset import Meta
+from s2kd.params import load_params
 from stages import evaluate_naive
 
 NCEP = Path(__file__).parents[2] / "shared/data/ncep_air_temperature_2013_2014.nc"
@@ -87,13 +88,13 @@ def test_known_errors_on_air_temperature():
 
 
 def test_stage_scores_a_daily_cycle(tmp_path, monkeypatch):
-    meta, times = a_meta(n_frames=150), hours(150)
+    meta, times = a_meta(n_frames=175).model_copy(update={"domain": "weather"}), hours(175)
     pattern = np.random.default_rng(0).normal(size=(24, 1, 8, 8)).astype(np.float32)
-    frames = pattern[np.arange(150) % 24]
+    frames = pattern[np.arange(175) % 24]
     xr.Dataset(
         {"frames": (("time", "channel", "y", "x"), frames)}, coords={"time": times}
     ).to_zarr(tmp_path / "frames.zarr", zarr_format=3, consolidated=False)  # fmt: skip
-    starts = np.arange(0, 126)
+    starts = np.arange(152)
     split = np.where(starts < 60, "train", np.where(starts < 100, "validation", "test"))
     pd.DataFrame({"id": starts, "start": starts, "split": split}).to_csv(tmp_path / "windows.csv", index=False)
     (tmp_path / "meta.json").write_text(meta.model_dump_json())
@@ -107,12 +108,25 @@ def test_stage_scores_a_daily_cycle(tmp_path, monkeypatch):
 
     assert read("previous_day")["mse"] == 0
     assert read("last_frame")["mse"] > 0.5
-    assert read("last_frame")["n_windows"] == 26
+    last = read("last_frame")
+    assert (last["n_windows"], last["n_windows_hard"]) == (52, 5)
+    assert pd.read_csv(tmp_path / "metrics/last_frame.csv")["rmse"].iloc[-1] > 0.5
+    # Test frames are 100 to 174: 12 to see and 48 to forecast fit 16 times.
+    assert load_params("evaluation.rollout") == 4
+    assert last["n_windows_rollout"] == 16
+    rollout = pd.read_csv(tmp_path / "metrics/last_frame-rollout.csv")
+    known, targets = frames[111:127], frames[np.arange(112, 128)[:, None] + np.arange(48)]
+    errors = np.square(targets - known[:, None]).mean((0, 2, 3, 4))
+    np.testing.assert_allclose(rollout["mse"], errors, rtol=1e-5, atol=1e-12)
+    assert last["mse_rollout"] == pytest.approx(errors.mean(), rel=1e-5)
+    climatology = read("climatology")
+    assert [climatology[score] for score in ("mse", "mse_hard", "mse_rollout")] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert not {"mse_rollout", "n_windows_rollout"} & set(read("previous_day"))
     week = read("previous_week")
     assert (week["mse"], week["n_windows"], week["parameters"]) == (None, 0, None)
-    assert week["reason"] == "26 of 26 test windows lack frames far enough back without a gap"
+    assert week["reason"] == "52 of 52 test windows lack frames far enough back without a gap"
     example = np.load(tmp_path / "examples/previous_day.npy")
-    assert (example == frames[113 + 12 : 113 + 24]).all()
+    assert (example == frames[126 + 12 : 126 + 24]).all()
     assert pd.read_csv(tmp_path / "metrics/previous_week.csv")["mse"].isna().all()
 
 
@@ -129,5 +143,5 @@ def test_climatology_is_the_training_mean_at_the_time_of_week_or_day():
     daily, phase = naive.climatology(frames, times, is_train, a_meta().model_copy(update={"domain": "weather"}))
     assert len(daily) == 24
     np.testing.assert_allclose(daily[7], frames[(phase == 7) & is_train].mean(0), rtol=1e-6)
-    odd = naive.climatology(frames, times, is_train, a_meta(time_step=5 * 3600))[0]
+    odd = naive.climatology(frames, times, is_train, a_meta(time_step=5 * 3600.0))[0]
     np.testing.assert_allclose(odd, frames[:200].mean(0)[None], rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from s2kd.dataset import Meta
 from s2kd.narratives.calendar import calendar, day
 from s2kd.narratives.climatology import Climatology, means
+from s2kd.narratives.controls import CONSTANT, corrupt, donors, texts
 from s2kd.narratives.facts import climatology, facts
 from s2kd.narratives.fields import STILL, acceleration, detail_share, displacement, tapered_spectra
 from s2kd.narratives.places import direction, region, region_names, region_sums
-from s2kd.narratives.template import narrate, render
+from s2kd.narratives.template import CALENDAR, narrate, render
+from s2kd.params import Narrative
 from s2kd.stage import UserError
 from s2kd.windows import train_mask
 
@@ -132,27 +135,27 @@ def test_days() -> None:
 @pytest.mark.parametrize(
     ("start", "today", "ahead"),
     [
-        ("2001-07-06T06", "12 hours to Friday 6 July 18 h, weekday evening.", "Saturday 6 h, the weekend begins;"),
-        ("2001-07-08T06", "Sunday 8 July 18 h, weekend evening.", "Monday 6 h, the weekend ends;"),
-        ("2001-07-07T06", "Saturday 7 July 18 h, weekend evening.", "Sunday 6 h, the weekend goes on;"),
-        ("2001-07-10T00", "Tuesday 10 July 12 h, weekday afternoon.", "24 h the same day;"),
+        ("2001-07-06T06", "12 hours to Friday 6 July 18 h, weekday evening.", "Saturday 6 h, the weekend begins."),
+        ("2001-07-08T06", "Sunday 8 July 18 h, weekend evening.", "Monday 6 h, the weekend ends."),
+        ("2001-07-07T06", "Saturday 7 July 18 h, weekend evening.", "Sunday 6 h, the weekend goes on."),
+        ("2001-07-10T00", "Tuesday 10 July 12 h, weekday afternoon.", "24 h the same day."),
         (
             "2001-07-03T03",
             "Tuesday 3 July 15 h, weekday afternoon, the day before Independence Day.",
-            "Wednesday 3 h, another weekday, with Independence Day, a public holiday;",
+            "Wednesday 3 h, another weekday, with Independence Day, a public holiday.",
         ),
         (
             "2001-07-04T03",
             "Wednesday 4 July 15 h, weekday afternoon, Independence Day, a public holiday.",
-            "Thursday 3 h, another weekday, the day after Independence Day;",
+            "Thursday 3 h, another weekday, the day after Independence Day.",
         ),
     ],
 )
 def test_calendar_words(start: str, today: str, ahead: str) -> None:
     frames = np.ones((12, 2, 6, 9), np.float32)
     text = render(facts(frames, datetime.fromisoformat(start), TRAFFIC, blank(TRAFFIC), "history"))
-    assert text[0].endswith(today)
-    assert text[1].startswith(f"Ahead to {ahead}")
+    assert text["calendar"].endswith(today)
+    assert text["calendar ahead"] == f"Ahead to {ahead}"
 
 
 def test_calendar_of_instants_ends_at_the_last_stamp() -> None:
@@ -222,7 +225,8 @@ def test_a_standing_field_stays_in_place() -> None:
     still = facts(np.zeros((12, 1, 24, 30), np.float32), START, WEATHER, blank(WEATHER), "history")
     assert still.motion.speed == 0
     assert still.maximum is None  # a flat map has no highest place
-    assert all(render(still))
+    assert all(render(still).values())
+    assert "highest" not in render(still)
 
 
 def test_fine_detail_is_the_share_above_a_quarter_cycle_a_cell() -> None:
@@ -299,18 +303,19 @@ def test_a_history_view_never_sees_the_target(meta: Meta) -> None:
     assert history == render(facts(window[:12], start, meta, usual, "history"))
     full = render(facts(window, start, meta, usual, "history_and_target"))
     changed = render(facts(other, start, meta, usual, "history_and_target"))
-    assert full[: len(history)] == changed[: len(history)] == history  # the target part comes after
-    assert len(full) > len(history)
-    assert all(a != b for a, b in zip(full[len(history) :], changed[len(history) :], strict=True))
+    n = len(history)
+    assert list(full.items())[:n] == list(changed.items())[:n] == list(history.items())  # the target part comes after
+    assert len(full) > n
+    assert all(full[kind] != changed[kind] for kind in full if kind not in history)
 
 
 @pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
 def test_narratives_repeat_and_differ_between_windows(meta: Meta) -> None:
     frames, times, windows = random_record(meta)
     windows = windows.iloc[::6]
-    texts = list(narrate(frames, times, windows, meta, "history"))
-    assert texts == list(narrate(frames, times, windows, meta, "history"))
-    assert len(set(texts)) == len(texts) == len(windows)
+    narratives = list(narrate(frames, times, windows, meta, "history"))
+    assert narratives == list(narrate(frames, times, windows, meta, "history"))
+    assert len({tuple(told.values()) for told in narratives}) == len(narratives) == len(windows)
 
 
 def leaves(value: object, path: tuple = ()) -> list[tuple[tuple, object]]:
@@ -360,15 +365,34 @@ def test_every_fact_reaches_the_text(meta: Meta, view: str) -> None:
         {"season"} if meta.domain == "traffic" else {"weekend", "neighbour", "holiday", "holiday_ahead", "same_day"}
     )
     for path, value in leaves(known):
-        if value is None or path[-1] in silent or path[:2] == ("calendar", "end"):
+        if value is None or path[-1] in silent:
             continue
         assert render(replace(known, path, another(value))) != text, f"{'.'.join(map(str, path))} is not told"
 
 
 def test_sentences_have_a_fixed_order_a_word_and_a_number() -> None:
     order = {
-        "traffic": ["12 hours", "Ahead to", "Inflow", "Outflow", "Most flow", "Most unusual", "Largest change", ""],
-        "weather": ["Summer", "Mean", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
+        "traffic": [
+            "12 hours",
+            "Ahead to",
+            "Usual inflow",
+            "Inflow",
+            "Outflow",
+            "Most flow",
+            "Most unusual",
+            "Largest",
+        ],
+        "weather": [
+            "Summer",
+            "Ahead to",
+            "Mean",
+            "Highest",
+            "Lowest",
+            "Most unusual",
+            "Gradient",
+            "Anomalies",
+            "Largest change",
+        ],
         "fluid": ["Mean", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
     }
     for meta in (TRAFFIC, WEATHER, FLUID):
@@ -376,6 +400,7 @@ def test_sentences_have_a_fixed_order_a_word_and_a_number() -> None:
         usual = climatology(frames, times, windows, meta)
         for start in range(0, 150, 30):
             text = render(facts(frames[start : start + 12], times[start].to_pydatetime(), meta, usual, "history"))
+            text = list(text.values())
             beginnings = order[meta.domain]
             assert all(a.startswith(b) for a, b in zip(text, beginnings, strict=False)), text
             assert all(any(c.isdigit() for c in each) and any(c.isalpha() for c in each) for each in text)
@@ -384,10 +409,147 @@ def test_sentences_have_a_fixed_order_a_word_and_a_number() -> None:
 def test_a_single_frame_and_many_channels_still_make_a_text() -> None:
     meta = meta_of("weather", tuple(f"c{k}" for k in range(7)), (9, 9), n_input=1)
     frames, times, windows = random_record(meta)
-    text = next(narrate(frames, times, windows, meta, "history_and_target"))
+    text = " ".join(next(narrate(frames, times, windows, meta, "history_and_target")).values())
     assert "c2" in text
     assert "c3" not in text
     assert len(text.split()) < 200
+
+
+# --- controls ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def real_narratives(domain: str, view: str) -> list[dict[str, str]]:
+    meta = {"traffic": TRAFFIC, "weather": WEATHER, "fluid": FLUID}[domain]
+    return list(narrate(*random_record(meta), meta, view))
+
+
+def controlled(meta: Meta, view: str = "history", text: str = "real", corruption: float = 0.0, seed: int = 0) -> list:
+    _, times, windows = random_record(meta)
+    params = Narrative(backend="template", view=view, text=text, corruption=corruption, seed=seed)
+    return list(texts(lambda: iter(real_narratives(meta.domain, view)), times, windows, meta, params))
+
+
+def never() -> None:
+    raise AssertionError("no narrative is needed")
+
+
+@pytest.mark.parametrize("view", ["history", "history_and_target"])
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
+def test_every_control_says_what_it_should(meta: Meta, view: str) -> None:
+    _, _, windows = random_record(meta)
+    told = real_narratives(meta.domain, view)
+    real = [" ".join(sentences.values()) for sentences in told]
+    assert controlled(meta, view) == real
+
+    shuffled, donor = controlled(meta, view, "shuffled"), donors(windows, 24, seed=0)
+    assert shuffled == [real[row] for row in donor]
+    assert all(a != b for a, b in zip(shuffled, real, strict=True))
+    assert shuffled == controlled(meta, view, "shuffled") != controlled(meta, view, "shuffled", seed=1)
+
+    corrupted = controlled(meta, view, corruption=1.0)
+    for text, own, other in zip(corrupted, told, (told[row] for row in donor), strict=True):
+        assert text == " ".join((own if kind in CALENDAR else other)[kind] for kind in own)
+    assert corrupted == controlled(meta, view, corruption=1.0)
+
+    if meta is not FLUID:
+        spoken = controlled(meta, view, "calendar")
+        assert spoken == [" ".join(sentences[kind] for kind in CALENDAR) for sentences in told]
+        assert all(a.startswith(b) for a, b in zip(real, spoken, strict=True))
+
+
+@pytest.mark.parametrize("text", ["none", "constant", "calendar"])
+def test_a_control_without_facts_computes_none(text: str) -> None:
+    _, times, windows = random_record(TRAFFIC)
+    params = Narrative(backend="template", view="history", text=text, corruption=0, seed=0)
+    told = list(texts(never, times, windows, TRAFFIC, params))
+    assert len(told) == len(windows)
+    if text != "calendar":
+        assert set(told) == {{"none": "", "constant": CONSTANT["traffic"]}[text]}
+
+
+def test_the_calendar_alone_is_the_same_whatever_the_frames_show() -> None:
+    assert controlled(WEATHER, text="calendar")[30] == "Summer, 11 hours to 3 July 17 h. Ahead to 4 July 5 h."
+    assert controlled(TRAFFIC, text="calendar")[30] == (
+        "12 hours to Tuesday 3 July 18 h, weekday evening, the day before Independence Day. "
+        "Ahead to Wednesday 6 h, another weekday, with Independence Day, a public holiday."
+    )
+
+
+def windows_of(**starts: np.ndarray) -> pd.DataFrame:
+    """Windows whose starts are given by split."""
+    rows = sorted((int(start), split) for split, each in starts.items() for start in each)
+    return pd.DataFrame(rows, columns=["start", "split"]).rename_axis("id").reset_index()
+
+
+def test_donors_are_a_permutation_within_the_split_that_shares_no_frame() -> None:
+    n_steps = 24
+    blocks = [np.arange(first, first + 145) for first in range(0, 20 * 168, 168)]
+    windows = windows_of(train=np.concatenate(blocks[::2]), validation=blocks[1], test=blocks[3][:48])
+    starts, split = windows["start"].to_numpy(), windows["split"].to_numpy()
+    for seed in range(5):
+        donor = donors(windows, n_steps, seed)
+        assert sorted(donor) == list(range(len(windows)))
+        assert (split[donor] == split).all()
+        assert (np.abs(starts - starts[donor]) >= n_steps).all()
+    lags, counts = np.unique((starts - starts[donor])[split == "train"], return_counts=True)
+    assert counts.max() < 10  # no lag that a model could learn
+    assert len(lags) > 500
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 47])
+def test_donors_in_a_short_split_are_half_of_it_away(n: int) -> None:
+    """Of fewer than 48 windows in a row, the middle one overlaps all others."""
+    windows = windows_of(train=np.arange(n))
+    for seed in range(5):
+        donor = donors(windows, 24, seed)
+        assert sorted(donor) == list(range(n))
+        assert np.abs(np.arange(n) - donor).min() == n // 2
+
+
+def test_the_fraction_of_swapped_facts_is_exact_in_expectation_and_varies_by_window() -> None:
+    n, kinds = 2000, ("a", "calendar", "b", "c", "d")
+    own = [{kind: f"{kind} {row}" for kind in kinds} for row in range(n)]
+    other = own[1:] + own[:1]
+
+    def swapped(fraction: float, seed: int = 0) -> np.ndarray:
+        mixed = corrupt(own, other, fraction, seed)
+        return np.array([[text[kind] != mine[kind] for kind in kinds] for text, mine in zip(mixed, own, strict=True)])
+
+    assert not swapped(0.0).any()
+    assert not swapped(1.0)[:, 1].any()
+    assert swapped(1.0)[:, [0, 2, 3, 4]].all()
+    for fraction in (0.25, 0.5):
+        facts = swapped(fraction)[:, [0, 2, 3, 4]]
+        error = np.sqrt(fraction * (1 - fraction) / n)  # one standard error
+        assert facts.mean(0) == pytest.approx(fraction, abs=4 * error)
+        assert len(np.unique(facts, axis=0)) == 2**4  # every choice of facts occurs
+    assert (swapped(0.5) >= swapped(0.25)).all()  # more corruption swaps what less does, and more
+    assert (swapped(0.5) == swapped(0.5)).all()
+    assert (swapped(0.5) != swapped(0.5, seed=1)).any()
+
+
+def test_a_corrupted_history_is_the_same_in_both_views() -> None:
+    for history, full in zip(
+        controlled(WEATHER, "history", corruption=0.5),
+        controlled(WEATHER, "history_and_target", corruption=0.5),
+        strict=True,
+    ):
+        assert full.startswith(history)
+
+
+def test_a_fact_that_the_other_window_lacks_is_left_out() -> None:
+    told = [{"mean": "1.", "highest": "2."}, {"mean": "3."}]
+    assert list(corrupt(told, told[::-1], 1.0, seed=0)) == [{"mean": "3."}, {"mean": "1."}]
+
+
+def test_controls_that_cannot_be_are_the_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"corruption = 0\.5 .* but narrative\.text = 'shuffled'"):
+        controlled(WEATHER, text="shuffled", corruption=0.5)
+    with pytest.raises(UserError, match="made is a fluid, which has no calendar"):
+        controlled(FLUID, text="calendar")
+    with pytest.raises(UserError, match="another window of the split, but 'test' has only one"):
+        donors(windows_of(train=np.arange(100), test=np.array([200])), 24, seed=0)
 
 
 def test_no_training_window_is_the_users_mistake() -> None:

@@ -1,6 +1,7 @@
 """The shape of the summary, its intervals by hand, and the report's files from a small data set."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from s2kd.dataset import Meta
 from s2kd.evaluation import evaluate, write_evaluation
 from s2kd.params import load_params
 from s2kd.report import BASELINES, gain_percent, read_curve, spread, summarise
+from s2kd.rollout import evaluate_rollout, rollout_windows
 from s2kd.stage import UserError
 from stages import report
 
@@ -38,36 +40,60 @@ def test_gain_is_paired_by_seed_with_students_interval():
 
 
 def test_one_seed_has_neither_deviation_nor_interval():
-    assert spread([3.0]) == {"mean": 3.0, "std": None, "n": 1}
+    assert spread([3.0]) == {"mean": 3.0, "low": None, "high": None, "std": None, "n": 1}
     assert gain_percent([2.0], [1.0]) == {"mean": 50.0, "low": None, "high": None}
 
 
-def test_spread_is_the_sample_deviation():
-    assert spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0, "n": 3}
+def test_spread_is_students_interval_and_the_sample_deviation():
+    # t at 97.5 % with one degree of freedom is tan(0.475 π), with two 4.302653: closed form and table.
+    half = 0.5 * math.tan(0.475 * math.pi)  # of 2 and 3: deviation √½, over √2
+    expected = {"mean": 2.5, "low": 2.5 - half, "high": 2.5 + half, "std": 0.5**0.5, "n": 2}
+    assert spread([2.0, 3.0]) == pytest.approx(expected, rel=1e-5)
+    half = 4.302653 / 3**0.5
+    expected = {"mean": 2, "low": 2 - half, "high": 2 + half, "std": 1, "n": 3}
+    assert spread([1.0, 2.0, 3.0]) == pytest.approx(expected, rel=1e-5)
+    assert spread([2.0, None]) == {"mean": None, "low": None, "high": None, "std": None, "n": 2}
 
 
 def test_summary_has_exactly_its_shape():
-    variants = {"feature_kd": [scores(2.0), scores(4.0)], "s2kd": [scores(1.0), scores(3.0)]}
+    variants = {
+        "student_only": [scores(4.0), scores(4.0)],
+        "feature_kd": [scores(2.0), scores(4.0)],
+        "s2kd": [scores(1.0), scores(3.0)],
+    }
     summary = summarise({"last_frame": scores(9.0)}, scores(1.0), variants)
+    same = {"mean": 1.0, "low": 1.0, "high": 1.0, "std": 0.0, "n": 2}
     assert summary == {
         "baselines": {"last_frame": {"mse": 9.0, "mae": 1.0, "rmse": 3.0}},
         "teacher": {"mse": 1.0, "mae": 1.0, "rmse": 1.0},
         "variants": {
+            "student_only": {
+                "mse": {"mean": 4.0, "low": 4.0, "high": 4.0, "std": 0.0, "n": 2},
+                "mae": same,
+                "rmse": {"mean": 2.0, "low": 2.0, "high": 2.0, "std": 0.0, "n": 2},
+            },
             "feature_kd": {
-                "mse": {"mean": 3.0, "std": 1.41421, "n": 2},
-                "mae": {"mean": 1.0, "std": 0.0, "n": 2},
-                "rmse": {"mean": 1.70711, "std": 0.414214, "n": 2},
+                "mse": {"mean": 3.0, "low": -9.7062, "high": 15.7062, "std": 1.41421, "n": 2},
+                "mae": same,
+                "rmse": {"mean": 1.70711, "low": -2.01445, "high": 5.42867, "std": 0.414214, "n": 2},
             },
             "s2kd": {
-                "mse": {"mean": 2.0, "std": 1.41421, "n": 2},
-                "mae": {"mean": 1.0, "std": 0.0, "n": 2},
-                "rmse": {"mean": 1.36603, "std": 0.517638, "n": 2},
+                "mse": {"mean": 2.0, "low": -10.7062, "high": 14.7062, "std": 1.41421, "n": 2},
+                "mae": same,
+                "rmse": {"mean": 1.36603, "low": -3.28477, "high": 6.01682, "std": 0.517638, "n": 2},
             },
         },
-        "gain_over_feature_kd_percent": {"s2kd": {"mean": 37.5, "low": -121.328, "high": 196.328}},
+        "gain_over_feature_kd_percent": {
+            "student_only": {"mean": -50.0, "low": -685.31, "high": 585.31},
+            "s2kd": {"mean": 37.5, "low": -121.328, "high": 196.328},
+        },
+        "gain_over_student_only_percent": {
+            "feature_kd": {"mean": 25.0, "low": -292.655, "high": 342.655},
+            "s2kd": {"mean": 50.0, "low": -267.655, "high": 367.655},
+        },
     }
     without = summarise({}, scores(1.0), {"s2kd": [scores(1.0)]})
-    assert without["gain_over_feature_kd_percent"] == {}
+    assert without["gain_over_feature_kd_percent"] == without["gain_over_student_only_percent"] == {}
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------
@@ -104,15 +130,23 @@ def evaluated(tmp_path_factory) -> Path:
     (root / "meta.json").write_text(meta.model_dump_json())
 
     truth = np.stack([frames[start + 5 : start + 8] for start in range(40, 53)])
+    extended = rollout_windows(windows, times, meta, 4)
     runs = load_params("runs", root / "params.yaml")
     trained = ["teacher", *(f"{variant}-{seed}" for variant in runs.variants for seed in runs.seeds)]
     for name in [*BASELINES, *trained]:
         forecast = torch.from_numpy(truth + rng.normal(size=truth.shape).astype(np.float32))
         flops = None if name in BASELINES else 10**7
         empty = name == "previous_week"
-        evaluation = evaluate([] if empty else [forecast], frames, windows, meta, ids=np.arange(0) if empty else None)
+        evaluation = evaluate(
+            [] if empty else [forecast], frames, windows, meta, np.array([41, 45]), np.arange(0) if empty else None
+        )
         reason = "too short a record" if empty else None
-        write_evaluation(evaluation, name, root / "metrics", root / "examples", flops, flops, reason)
+        rollout = None
+        if name in ("last_frame", "climatology") or (name not in BASELINES and name != "teacher"):
+            far = frames[extended[:, None] + 5 + np.arange(12)]
+            far = torch.from_numpy(far + rng.normal(size=far.shape).astype(np.float32))
+            rollout = evaluate_rollout([far], frames, windows, meta, extended, 4)
+        write_evaluation(evaluation, name, root / "metrics", root / "examples", flops, flops, reason, rollout=rollout)
     for name in trained:
         for split in ("train", "validation"):
             folder = root / "training" / name / "plots" / "metrics" / split
@@ -138,9 +172,10 @@ def test_stage_writes_summary_table_and_figures_the_same_each_time(evaluated, tm
     root = shutil.copytree(evaluated, tmp_path / "run")
     run_stage(root, monkeypatch)
     runs = load_params("runs")
+    gains = {"gain_over_feature_kd_percent", "gain_over_student_only_percent"}
     summary = json.loads((root / "out/summary.json").read_text())
     assert set(summary) == {"toy"}
-    assert set(summary["toy"]) == {"baselines", "teacher", "variants", "gain_over_feature_kd_percent"}
+    assert set(summary["toy"]) == {"baselines", "teacher", "variants", *gains}
     assert summary["toy"]["baselines"]["previous_week"]["mse"] is None
     assert set(summary["toy"]["variants"]) == set(runs.variants)
     assert set(summary["toy"]["gain_over_feature_kd_percent"]) == set(runs.variants) - {"feature_kd"}
@@ -151,7 +186,12 @@ def test_stage_writes_summary_table_and_figures_the_same_each_time(evaluated, tm
     assert len(latency) == 1 + len(runs.variants) * len(runs.seeds)
     text = (root / "out/results.md").read_text()
     assert "previous_week: too short a record." in text
-    assert f"({len(runs.seeds)})" in next(line for line in text.splitlines() if line.startswith("| s2kd |"))
+    row = next(line for line in text.splitlines() if line.startswith("| s2kd |"))
+    mse = summary["toy"]["variants"]["s2kd"]["mse"]
+    assert f"| {mse['mean']:#.4g} [{mse['low']:#.4g}, {mse['high']:#.4g}] (2) |" in row
+    assert "| MSE, hard windows | MSE, roll-out |" in text
+    assert "Hard windows: the 2 in which" in text
+    assert "Roll-out: 4 windows" in text
     first = {path.name: path.read_bytes() for path in (root / "out/figures").iterdir()}
     assert set(first) == {"lead_time.png", "spectra.png", "forecast.png", "training.png"}
     for path in (root / "out/figures").iterdir():
@@ -179,6 +219,8 @@ def test_a_teacher_that_read_the_targets_is_no_forecaster(evaluated, tmp_path, m
     [
         ("metrics/last_frame.json", "evaluate_naive"),
         ("metrics/teacher-spectrum.csv", "evaluate_teacher"),
+        ("metrics/climatology-rollout.csv", "evaluate_naive"),
+        ("metrics/s2kd-1-rollout.csv", "evaluate"),
         ("metrics/s2kd-0.json", "evaluate"),
         ("examples/s2kd-0.npy", "evaluate"),
         ("training/s2kd-0/plots/metrics/train/prediction.tsv", "distill"),

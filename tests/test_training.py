@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from s2kd.params import Training
 from s2kd.stage import UserError
-from s2kd.training import VALIDATION, fit, schedule, start, validate
+from s2kd.training import VALIDATION, channel_scale, fit, prediction_loss, schedule, start, validate, window_errors
 
 
 class Line(Dataset):
@@ -36,13 +36,13 @@ def loader(n: int, batch_size: int, shuffle: bool) -> DataLoader:
     return DataLoader(Line(n), batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=lambda batch: batch)
 
 
-def loss_fn(model, batch):
+def loss_fn(model, batch, done):
     loss = ((model(batch["x"]) - batch["y"]) ** 2).mean()
     return loss, {"prediction": loss, "twice": 2 * loss}
 
 
 def error_fn(model, batch):
-    return ((model(batch["x"]) - batch["y"]) ** 2).flatten()
+    return {"prediction": ((model(batch["x"]) - batch["y"]) ** 2).flatten()}
 
 
 def some_training(**changes) -> Training:
@@ -87,7 +87,7 @@ def scripted(values: list[float], weights: list[dict] | None = None):
         if not len(calls) % 3 and weights is not None:  # three batches of validation an epoch
             weights.append({name: value.clone() for name, value in model.state_dict().items()})
         calls.append(1)
-        return torch.full((len(batch["x"]),), values[(len(calls) - 1) // 3])
+        return {"prediction": torch.full((len(batch["x"]),), values[(len(calls) - 1) // 3])}
 
     return error_fn
 
@@ -146,10 +146,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, epoch):
     def stop_in(epoch: int):
         steps = iter(range(1000))
 
-        def stopping(model, batch):
+        def stopping(model, batch, done):
             if next(steps) == 5 * epoch + 2:  # in the third of five steps
                 raise Stopped
-            return loss_fn(model, batch)
+            return loss_fn(model, batch, done)
 
         return stopping
 
@@ -158,9 +158,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, epoch):
     with pytest.raises(Stopped):
         run(broken, some_training(), stop_in(epoch))
     assert (broken / "state.safetensors").exists() == (epoch > 0)
-    steps = []
-    found, _ = run(broken, some_training(), lambda model, batch: steps.append(1) or loss_fn(model, batch))
-    assert len(steps) == 5 * (5 - epoch)  # not one of the finished epochs is computed again
+    fractions = []
+    found, _ = run(broken, some_training(), lambda *given: fractions.append(given[2]) or loss_fn(*given))
+    # Not one of the finished epochs is computed again, and the rest know how far training is.
+    assert fractions == [(step + 0.5) / 25 for step in range(5 * epoch, 25)]
     assert same(found, wanted)
     assert curves(broken) == curves(whole)
     assert (broken / "state.safetensors").read_bytes() == (whole / "state.safetensors").read_bytes()
@@ -170,7 +171,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
     training = some_training(epochs=9, patience=2)
     first, _ = run(tmp_path, training, error_fn=scripted([2, 1, 3, 3, 0, 0, 0]))
 
-    def never(model, batch):
+    def never(*given):
         raise AssertionError
 
     again, _ = run(tmp_path, training, never, never)
@@ -189,9 +190,9 @@ def test_seeds_differ_and_repeat(tmp_path):
 def test_every_epoch_has_its_own_order(tmp_path):
     seen = []
 
-    def spy(model, batch):
+    def spy(model, batch, done):
         seen.append(batch["x"].flatten().tolist())
-        return loss_fn(model, batch)
+        return loss_fn(model, batch, done)
 
     run(tmp_path, some_training(epochs=2), spy)
     first, second = ([x for batch in part for x in batch] for part in (seen[:5], seen[5:]))
@@ -199,24 +200,65 @@ def test_every_epoch_has_its_own_order(tmp_path):
     assert first != second
 
 
-def test_validation_counts_every_window_once(tmp_path):
+def test_validation_counts_every_window_once():
     accelerator = start(some_training(), 0)
     model = nn.Linear(1, 1)
     validation = accelerator.prepare(loader(11, 4, False))  # batches of 4, 4 and 3
 
     def error_fn(model, batch):
-        return batch["x"].flatten() + 3 * (len(batch["x"]) == 3)
+        error = batch["x"].flatten() + 3 * (len(batch["x"]) == 3)
+        return {"prediction": error, "twice": 2 * error}
 
-    value = validate(accelerator, model, error_fn, validation)
-    assert value == pytest.approx(3 * 3 / 11)  # the mean over windows; that over batches is about 1
+    errors = validate(accelerator, model, error_fn, validation)
+    # The mean over windows is 9 / 11; that over batches is about 1.
+    assert errors == pytest.approx({"prediction": 9 / 11, "twice": 18 / 11})
     assert not model.training
+
+
+def test_every_error_has_a_curve_and_prediction_picks_the_epoch(tmp_path):
+    predictions, others, weights = [3.0, 1.0, 2.0, 1.5], [1.0, 2.0, 0.5, 0.0], []
+    prediction, other = scripted(predictions, weights), scripted(others)
+
+    def error_fn(model, batch):  # the other comes first and is least elsewhere
+        return {"reconstruction": other(model, batch)["prediction"], **prediction(model, batch)}
+
+    model, _ = run(tmp_path, some_training(epochs=9, patience=2), error_fn=error_fn)
+    assert curve(tmp_path, VALIDATION) == predictions  # two epochs after the second it stops
+    assert curve(tmp_path, "validation/reconstruction") == others
+    found = model.state_dict()
+    assert [all(torch.equal(epoch[name], found[name]) for name in found) for epoch in weights] == [0, 1, 0, 0]
+
+
+def test_the_loss_is_told_the_fraction_of_training_done(tmp_path):
+    """The middle of each step, from the first to the last of all epochs, as the learning rate."""
+    fractions = []
+    run(tmp_path, some_training(epochs=2), lambda *given: fractions.append(given[2]) or loss_fn(*given))
+    assert fractions == [(step + 0.5) / 10 for step in range(10)]
+
+
+def test_losses_by_hand():
+    predictions, targets = torch.zeros(2, 3, 2, 1, 2), torch.zeros(2, 3, 2, 1, 2)
+    predictions[0, 0, 0], targets[0, 0, 1], targets[1] = 6, 10, 2
+    scale = torch.tensor([2.0, 5.0])[:, None, None]
+    # Window 0: one of three times is 3 deviations off in one channel and 2 in the other; window 1: 1 and 0.4 always.
+    wanted = [(9 + 4) / 6, (1 + 0.16) / 2]
+    assert window_errors(predictions, targets, scale).tolist() == pytest.approx(wanted)
+    assert prediction_loss(predictions, targets, scale).item() == pytest.approx(sum(wanted) / 2)
+
+
+def test_the_scale_of_a_channel_is_the_root_mean_square_over_its_grid():
+    std = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[2.0, 2.0], [2.0, 2.0]]])
+    assert channel_scale(std).shape == (2, 1, 1)
+    assert channel_scale(std).flatten().tolist() == [2.5, 2]
+    # Of residuals as large as their cell's deviation the loss is 1.
+    assert prediction_loss(std[None, None], torch.zeros(1, 1, 2, 2, 2), channel_scale(std)) == 1
 
 
 def test_divergence_is_told(tmp_path):
     with pytest.raises(UserError, match=r"diverged in epoch 1; lower training\.learning_rate = 0\.1"):
         run(tmp_path, some_training(), error_fn=scripted([1, math.nan]))
     with pytest.raises(UserError, match="diverged in epoch 0"):
-        run(tmp_path / "other", some_training(), lambda model, batch: (loss_fn(model, batch)[0] * math.nan, {}))
+        run(tmp_path / "other", some_training(), lambda *given: (loss_fn(*given)[0] * math.nan, {}))
 
 
 def test_gradients_are_clipped(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The ``template`` backend: a deterministic describer that puts facts into sentences. It is no language model.
 
-A backend is a function like `narrate`. Each sentence holds a word, which carries direction, and a number, which carries
-magnitude; the order of the sentences is fixed.
+A backend is a function like `narrate`. Each sentence tells one fact, which holds a word, which carries direction, and a
+number, which carries magnitude; the order of the sentences is fixed.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,18 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from tqdm import tqdm
 
 from s2kd.dataset import Meta
-from s2kd.narratives.calendar import Calendar
+from s2kd.narratives.calendar import Calendar, calendar
 from s2kd.narratives.facts import Facts, View, climatology, facts, n_seen
 from s2kd.narratives.fields import FieldFacts, Level, Motion
 from s2kd.narratives.places import Spot
 from s2kd.narratives.traffic import Flow, TrafficFacts
 
+Sentences = dict[str, str]  # in order of the text, by the kind of fact that each tells
+
+CALENDAR = ("calendar", "calendar ahead")  # kinds known from the clock alone, the same in every view
 SLOPE = {"low": " slightly", "middle": "", "high": " steeply"}
 
 
@@ -27,43 +31,56 @@ def narrate(
     windows: pd.DataFrame,
     meta: Meta,
     view: View,
-) -> Iterator[str]:
-    """Yield one narrative a window, in the order of ``windows``."""
+) -> Iterator[Sentences]:
+    """Yield the sentences of each window's narrative, in the order of ``windows``."""
     usual = climatology(frames, times, windows, meta)
-    for start in windows["start"]:
+    for start in tqdm(windows["start"], desc="narrate", unit="window", disable=None):
         seen = frames[start : start + n_seen(view, meta)]
-        yield " ".join(render(facts(seen, times[start].to_pydatetime(), meta, usual, view)))
+        yield render(facts(seen, times[start].to_pydatetime(), meta, usual, view))
 
 
-def render(facts: Facts) -> list[str]:
+def narrate_calendar(times: pd.DatetimeIndex, windows: pd.DataFrame, meta: Meta) -> Iterator[Sentences]:
+    """Yield the `CALENDAR` sentences of `narrate` alone; only a window's time is read. A fluid has none."""
+    tell = _traffic_calendar if meta.domain == "traffic" else _weather_calendar
+    for start in windows["start"]:
+        yield _capitals(tell(calendar(times[start].to_pydatetime(), meta)))
+
+
+def render(facts: Facts) -> Sentences:
     """Put facts into sentences."""
-    return _traffic(facts) if isinstance(facts, TrafficFacts) else _field(facts)
+    return _capitals(_traffic(facts) if isinstance(facts, TrafficFacts) else _field(facts))
 
 
 # --- traffic -----------------------------------------------------------------------------------------------------
 
 
-def _traffic(facts: TrafficFacts) -> list[str]:
-    when, usual, first = facts.calendar, facts.usual_ahead, facts.flows[0].channel
-    sentences = [
-        f"{_span(when.now - when.start)} to {when.now:%A} {_date(when.now)}, {_today(when)}.",
-        f"Ahead to {_transition(when)}; usual {first} "
-        f"{_count(usual.low)} at {_time(usual.low_time)} to {_count(usual.peak)} at {_time(usual.peak_time)}.",
-        *(f"{_flow(flow)}, peak {_peak(flow)}." for flow in facts.flows),
-        "Most flow: " + ", ".join(f"{region} {share:.0f} %" for region, share in facts.concentration) + ".",
-        f"Most unusual: {facts.outlier.region}, {_above(facts.outlier.value)}.",
-        f"Largest change: {facts.largest_change.region}, {_up(facts.largest_change.value)}.",
-    ]
+def _traffic_calendar(when: Calendar) -> Sentences:
+    return {
+        "calendar": f"{_span(when.now - when.start)} to {when.now:%A} {_date(when.now)}, {_today(when)}.",
+        "calendar ahead": f"ahead to {_transition(when)}.",
+    }
+
+
+def _traffic(facts: TrafficFacts) -> Sentences:
+    usual, first = facts.usual_ahead, facts.flows[0].channel
+    shares = ", ".join(f"{region} {share:.0f} %" for region, share in facts.concentration)
+    sentences = _traffic_calendar(facts.calendar) | {
+        "usual ahead": f"usual {first} ahead {_count(usual.low)} at {_time(usual.low_time)} to {_count(usual.peak)} at "
+        f"{_time(usual.peak_time)}.",
+        **{f"flow {flow.channel}": f"{_flow(flow)}, peak {_peak(flow)}." for flow in facts.flows},
+        "concentration": f"most flow: {shares}.",
+        "outlier": f"most unusual: {facts.outlier.region}, {_above(facts.outlier.value)}.",
+        "change": f"largest change: {facts.largest_change.region}, {_up(facts.largest_change.value)}.",
+    }
     if balance := facts.balance:
-        sentences.append(
-            f"{balance.region} {'gained' if balance.value >= 0 else 'lost'} most, {_count(abs(balance.value))}."
-        )
+        gained = "gained" if balance.value >= 0 else "lost"
+        sentences["balance"] = f"{balance.region} {gained} most, {_count(abs(balance.value))}."
     for seen, ahead in zip(facts.flows, facts.ahead, strict=False):
         record = "new peak" if ahead.peak > seen.peak else "lower peak"
-        sentences.append(f"Ahead, {_flow(ahead)}, {record} {_peak(ahead)}.")
+        sentences[f"flow {ahead.channel} ahead"] = f"ahead, {_flow(ahead)}, {record} {_peak(ahead)}."
     if change := facts.largest_change_ahead:
-        sentences.append(f"Largest change ahead: {change.region}, {_up(change.value)}.")
-    return [_capital(sentence) for sentence in sentences]
+        sentences["change ahead"] = f"largest change ahead: {change.region}, {_up(change.value)}."
+    return sentences
 
 
 def _flow(flow: Flow) -> str:
@@ -93,15 +110,19 @@ def _up(value: float) -> str:
 # --- weather and fluids ------------------------------------------------------------------------------------------
 
 
-def _field(facts: FieldFacts) -> list[str]:
+def _weather_calendar(when: Calendar) -> Sentences:
+    return {
+        "calendar": f"{when.season}, {_span(when.now - when.start)} to {_date(when.now)}.",
+        "calendar ahead": f"ahead to {_date(when.end)}.",
+    }
+
+
+def _field(facts: FieldFacts) -> Sentences:
     # A tenth of the standard deviation is enough for a single cell, a mean moves less.
     digits, unit = max(facts.levels[0].digits - 1, 0), _unit(facts.levels[0].unit)
 
     def value(spot: Spot) -> str:
         return f"{_number(spot.value, digits)}{unit}, {_place(spot)}"
-
-    def extremes(*named: tuple[str, Spot | None, str]) -> list[str]:
-        return [f"{name} {value(spot)}{record}." for name, spot, record in named if spot]
 
     def change(spot: Spot) -> str:
         up = "up" if spot.value >= 0 else "down"
@@ -113,31 +134,29 @@ def _field(facts: FieldFacts) -> list[str]:
     unusual = f"{_number(abs(facts.outlier.value), digits)}{unit} {side} usual, {_place(facts.outlier)}"
     gradient = f"{_number(facts.gradient.value, digits)}{unit} a cell, {_place(facts.gradient)}"
     pace = "holds" if facts.accelerates == "low" else "speeds up" if facts.acceleration >= 1 else "slows"
-    when = facts.calendar
-    sentences = [
-        *([f"{when.season}, {_span(when.now - when.start)} to {_date(when.now)}."] if when else []),
-        f"mean {_levels(facts.levels)}.",
-        *extremes(("highest", facts.maximum, ""), ("lowest", facts.minimum, "")),
-        f"most unusual: {unusual}.",
-        f"gradient {steep}, sharpest {gradient}.",
-        f"{_motion(facts.motion)}.",
-        f"largest change: {change(facts.largest_change)}.",
-        f"{facts.rising:.0f} % of the map rises; pace {pace}, {facts.acceleration:.2f} times.",
-        f"fine detail {detail}, {facts.detail:.2g} % of power.",
-    ]
+    sentences = {
+        **(_weather_calendar(facts.calendar) if facts.calendar else {}),
+        "mean": f"mean {_levels(facts.levels)}.",
+        "highest": f"highest {value(facts.maximum)}." if facts.maximum else "",
+        "lowest": f"lowest {value(facts.minimum)}." if facts.minimum else "",
+        "outlier": f"most unusual: {unusual}.",
+        "gradient": f"gradient {steep}, sharpest {gradient}.",
+        "motion": f"{_motion(facts.motion)}.",
+        "change": f"largest change: {change(facts.largest_change)}.",
+        "pace": f"{facts.rising:.0f} % of the map rises; pace {pace}, {facts.acceleration:.2f} times.",
+        "detail": f"fine detail {detail}, {facts.detail:.2g} % of power.",
+    }
     if facts.motion_ahead and facts.largest_change_ahead:
-        until = f", to {_date(when.end)}" if when else ""
-        highest, lowest = ("new" if new else "no new" for new in (facts.new_maximum, facts.new_minimum))
-        sentences += [
-            f"ahead{until}, mean {_levels(facts.levels_ahead)}.",
-            *extremes(
-                ("ahead, highest", facts.maximum_ahead, f", {highest} maximum"),
-                ("ahead, lowest", facts.minimum_ahead, f", {lowest} minimum"),
-            ),
-            f"ahead, {_motion(facts.motion_ahead)}.",
-            f"largest change ahead: {change(facts.largest_change_ahead)}.",
-        ]
-    return [_capital(sentence) for sentence in sentences]
+        high, low = ("new" if new else "no new" for new in (facts.new_maximum, facts.new_minimum))
+        top, bottom = facts.maximum_ahead, facts.minimum_ahead
+        sentences |= {
+            "mean ahead": f"ahead, mean {_levels(facts.levels_ahead)}.",
+            "highest ahead": f"ahead, highest {value(top)}, {high} maximum." if top else "",
+            "lowest ahead": f"ahead, lowest {value(bottom)}, {low} minimum." if bottom else "",
+            "motion ahead": f"ahead, {_motion(facts.motion_ahead)}.",
+            "change ahead": f"largest change ahead: {change(facts.largest_change_ahead)}.",
+        }
+    return {kind: sentence for kind, sentence in sentences.items() if sentence}  # a flat map has no highest place
 
 
 def _levels(levels: tuple[Level, ...]) -> str:
@@ -164,8 +183,8 @@ def _number(value: float, digits: int) -> str:
 # --- words for both ----------------------------------------------------------------------------------------------
 
 
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
+def _capitals(sentences: Sentences) -> Sentences:
+    return {kind: sentence[0].upper() + sentence[1:] for kind, sentence in sentences.items()}
 
 
 def _tendency(first: float, last: float) -> str:
