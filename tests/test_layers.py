@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2kd.layers import ConvMixerBlock, Decoder, Encoder, Standardise, group_norm
+from s2kd.layers import Decoder, Encoder, Standardise, group_norm
 
 NOON = torch.tensor([12])
 
@@ -91,8 +91,3 @@ def test_decoder_puts_times_channels_and_cells_where_they_belong():
 @pytest.mark.parametrize(("width", "groups"), [(32, 8), (12, 4), (6, 2), (5, 1)])
 def test_groups_divide_the_width(width, groups):
     assert group_norm(width).num_groups == groups
-
-
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_conv_mixer_keeps_the_grid(kernel_size):
-    assert ConvMixerBlock(8, kernel_size)(torch.randn(2, 8, 5, 3)).shape == (2, 8, 5, 3)

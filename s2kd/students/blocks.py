@@ -26,15 +26,3 @@ def rising(drop_path: float, depth: int, first: float = 0.0) -> list[float]:
     """Drop probabilities of ``depth`` blocks, linear from ``first`` (or ``drop_path`` if less) to ``drop_path``."""
     first = min(first, drop_path)
     return [drop_path + (first - drop_path) * (depth - 1 - block) / max(depth - 1, 1) for block in range(depth)]
-
-
-def forecast_head(width: int, n_outputs: int) -> nn.Conv2d:
-    """1 × 1 convolution to standard scores that starts a tenth as large as usual: the first forecast is near the mean.
-
-    Not at zero, where no gradient would pass to what comes before it.
-    """
-    head = nn.Conv2d(width, n_outputs, 1)
-    with torch.no_grad():
-        head.weight.mul_(0.1)
-        head.bias.zero_()
-    return head

@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2kd.students.blocks import DropPath, forecast_head, rising
+from s2kd.layers import forecast_head
+from s2kd.students.blocks import DropPath, rising
 
 
 class MixerBlock(nn.Module):

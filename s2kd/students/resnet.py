@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2kd.layers import group_norm
-from s2kd.students.blocks import DropPath, forecast_head, rising
+from s2kd.layers import forecast_head, group_norm
+from s2kd.students.blocks import DropPath, rising
 
 
 class ResidualBlock(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2kd.students.blocks import DropPath, forecast_head, rising
+from s2kd.layers import forecast_head
+from s2kd.students.blocks import DropPath, rising
 
 MLP_RATIO = 8
 

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2kd.layers import group_norm
-from s2kd.students.blocks import forecast_head
+from s2kd.layers import forecast_head, group_norm
 
 
 class UNet(nn.Module):
