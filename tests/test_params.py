@@ -147,14 +147,14 @@ def test_blocks_need_every_split(tmp_path):
 def test_heads_divide_the_width(tmp_path):
     text = message(changed(tmp_path, "teachers.small.n_heads", 5))
     assert "teachers.small = " in text
-    assert "n_heads 5 does not divide width 192; choose a divisor" in text
+    assert "n_heads 5 does not divide width 96; choose a divisor" in text
 
 
 def test_the_exponent_that_dvc_writes_is_a_float(tmp_path):
     path = tmp_path / "params.yaml"
     text = SHIPPED.read_text()
-    assert "learning_rate: 0.001 " in text
-    path.write_text(text.replace("learning_rate: 0.001 ", "learning_rate: 1e-05 "))
+    assert "learning_rate: 0.002 " in text
+    path.write_text(text.replace("learning_rate: 0.002 ", "learning_rate: 1e-05 "))
     assert load_params("teacher", path).training.learning_rate == 1e-05
 
 
@@ -169,7 +169,7 @@ def test_groups_by_dotted_names():
     weights = load_params("variants.s2kd", SHIPPED).weights
     assert isinstance(weights, Weights)
     assert weights == load_params("variants.s2kd.weights", SHIPPED)
-    assert load_params("runs.seeds", SHIPPED) == (0, 1, 2)
+    assert load_params("runs.seeds", SHIPPED) == (0, 1, 2, 3, 4)
     assert load_params("students.unet_tiny", SHIPPED) == load_params("students", SHIPPED)["unet_tiny"]
     assert load_params("students.unet_tiny.name", SHIPPED) == "unet"
     assert load_params("teachers.paper.n_heads", SHIPPED) == 16
@@ -180,7 +180,7 @@ def test_groups_by_dotted_names():
     [
         ("studnet", "the top level has no 'studnet'; did you mean 'student'?"),
         ("variants.s2dk", "variants has no 's2dk'; did you mean 's2kd'?"),
-        ("datasets.xyz", "datasets has no 'xyz'; known: file, flights"),
+        ("datasets.xyz", "datasets has no 'xyz'; known: file, flights, ncep"),
         ("teachers.papr", "teachers has no 'papr'; did you mean 'paper'?"),
         ("students.unet_tyni", "students has no 'unet_tyni'; did you mean 'unet_tiny'?"),
     ],
