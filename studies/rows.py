@@ -62,13 +62,15 @@ def _training(curves: Path) -> dict[str, Any]:
 
 
 def _scores(folder: Path, name: str) -> dict[str, Any]:
-    """Every number of ``<name>.json``, and the MSE by lead time (1 is the first) of ``<name>.csv``."""
+    """Every number of ``<name>.json``, and the MSE by lead time (1 is the first), rolled out where that was done."""
     scores = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     numbers = {key: value for key, value in scores.items() if isinstance(value, int | float) and key not in NO_SCORES}
-    lead_times = pd.read_csv(folder / f"{name}.csv")
-    return numbers | {
-        f"mse@{step}": _short(mse) for step, mse in zip(lead_times["step"], lead_times["mse"], strict=True)
-    }
+    for prefix, path in {"mse": folder / f"{name}.csv", "mse_rollout": folder / f"{name}-rollout.csv"}.items():
+        if path.exists():
+            table = pd.read_csv(path)
+            columns = [f"{prefix}@{step}" for step in table["step"]]
+            numbers |= dict(zip(columns, map(_short, table["mse"]), strict=True))
+    return numbers
 
 
 def _short(value: float) -> float:
