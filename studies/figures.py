@@ -27,7 +27,7 @@ def points(path: Path, study: Study, spec: Spec) -> None:
         ):
             for place, (name, rows) in enumerate(members.items()):
                 found = _estimate(study, rows, reference, spec["column"], name)
-                _draw_interval(axes, found, place, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+                _draw_interval(axes, found, place)
             axes.set_yticks(range(len(members)), list(members))
             axes.set_ylim(len(members) - 0.5, -0.5)
             axes.set(title=title, xlabel=_axis(spec))
@@ -50,6 +50,7 @@ def lead_times(path: Path, study: Study, spec: Spec) -> None:
             axes.set(title=title, xlabel="Lead time (frames)", ylabel=_axis(spec))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             _finish(axes, reference)
+        _legend(figure, axes)
 
 
 def dose(path: Path, study: Study, spec: Spec) -> None:
@@ -67,6 +68,7 @@ def dose(path: Path, study: Study, spec: Spec) -> None:
                 _draw_line(axes, list(doses), found, name, place)
             axes.set(title=title, xlabel=spec.get("label", spec["x"].rsplit(".", 1)[-1]), ylabel=_axis(spec))
             _finish(axes, reference)
+        _legend(figure, axes)
 
 
 def heat_map(path: Path, study: Study, spec: Spec) -> None:
@@ -127,10 +129,10 @@ def _estimate(study: Study, rows: pd.DataFrame, reference: pd.DataFrame | None, 
     return interval(list(study.runs(rows, metric, where).values()))
 
 
-def _draw_interval(axes: Any, found: Interval, place: int, colour: str, marker: str) -> None:
+def _draw_interval(axes: Any, found: Interval, place: int) -> None:
     if not np.isnan(found.low):
-        axes.plot([found.low, found.high], [place, place], color=colour, linewidth=1.8)
-    axes.plot(found.mean, place, marker, color=colour)
+        axes.plot([found.low, found.high], [place, place], color=COLOURS[0], linewidth=1.8)
+    axes.plot(found.mean, place, "o", color=COLOURS[0])
 
 
 def _draw_line(axes: Any, x: list[float], found: list[Interval], name: str, place: int) -> None:
@@ -144,7 +146,13 @@ def _finish(axes: Any, reference: pd.DataFrame | None) -> None:
     axes.grid(alpha=0.25)
     if reference is not None:
         axes.axhline(0, color="0.35", linewidth=0.8)
-    axes.legend(frameon=False)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """One legend for all panels, below them, where it hides no line; none for a single line."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
 
 
 def _axis(spec: Spec) -> str:
@@ -152,5 +160,7 @@ def _axis(spec: Spec) -> str:
     if "reference" not in spec:
         return heading
     wanted = spec["reference"]
-    name = ", ".join(map(str, wanted.values() if isinstance(wanted, dict) else listed(wanted)))
+    if isinstance(wanted, dict):  # patterns only narrow down what is named
+        wanted = [value for value in wanted.values() if "*" not in str(value)]
+    name = ", ".join(map(str, listed(wanted)))
     return f"{heading}: gain over {name} (%)"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import environment
+from conftest import ROOT, environment
 
 from s2kd.stage import UserError
 from studies import figures, tables
@@ -426,3 +426,17 @@ def test_a_figure_is_the_same_bytes_twice(summary, tmp_path, key):
         images.append(path.read_bytes())
     assert images[0] == images[1]
     assert images[0].startswith(b"\x89PNG")
+
+
+# --- the committed studies -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.md")), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_committed_rows(path):
+    study, text = load_study(ROOT, path.stem), path.read_text(encoding="utf-8")
+    assert refreshed(study, text) == text
+    rows = pd.read_csv(path.with_suffix(".csv"))
+    assert set(rows["key"]) <= {cell.key for cell in study.cells}  # no row of a design that is gone
+    for figure in study.design.get("figures") or {}:
+        assert f"({path.stem}-{figure}.png)" in text
+        assert (path.parent / f"{path.stem}-{figure}.png").exists()
