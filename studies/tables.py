@@ -205,7 +205,14 @@ def choice(study: Study, spec: Spec) -> str:
         losses = [np.mean(list(runs.values())) for runs in trials[group].values()]
         values = list(trials[group][key].values())
         lines.append([*group, len(losses), len(values), chosen, plus_minus(values), f"{max(losses):.4g}"])
-    header = [*(what.rsplit(".", 1)[-1] for what in by), "Trials", "n", "Chosen", f"{HEADINGS.get(metric, metric)}"]
+    headings = spec.get("headings", {})
+    header = [
+        *(headings.get(what, what.rsplit(".", 1)[-1]) for what in by),
+        "Trials",
+        "n",
+        "Chosen",
+        f"{HEADINGS.get(metric, metric)}",
+    ]
     return markdown([*header, "Worst trial"], lines, len(by))
 
 
