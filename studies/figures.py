@@ -66,6 +66,7 @@ def dose(path: Path, study: Study, spec: Spec) -> None:
                 }
                 found = [_estimate(study, chosen, reference, spec["column"], name) for chosen in doses.values()]
                 _draw_line(axes, list(doses), found, name, place)
+            axes.set_xticks(list(doses))
             axes.set(title=title, xlabel=spec.get("label", spec["x"].rsplit(".", 1)[-1]), ylabel=_axis(spec))
             _finish(axes, reference)
         _legend(figure, axes)

@@ -21,6 +21,7 @@ from studies.statistics import CONFIDENCE, Interval, Runs, choose, gain, holm, i
 HEADINGS = METRICS | {
     "validation": "Validation loss",
     "train": "Training loss",
+    "validation_reconstruction": "Latent not recovered",
     "parameters": "Parameters",
     "flops": "FLOPs",
     "mse_hard": "MSE, hard windows",
