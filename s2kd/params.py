@@ -129,6 +129,7 @@ class TeacherModel(Model):
     evolution_depth: PositiveInt
     n_heads: PositiveInt
     dropout: Fraction
+    gate: float
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "TeacherModel":

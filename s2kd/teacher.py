@@ -28,20 +28,21 @@ def to_latent(cells: Float[Tensor, "batch cell width"], like: Latent) -> Latent:
 class CrossModalAlignment(nn.Module):
     """Transformer block that injects text into visual features: visual queries, text keys and values.
 
-    Gates start at zero, so that a fresh teacher is the visual-only one and text enters as far as it helps
-    (Flamingo, arXiv 2204.14198, §2.2). Paper gap: gates, normalisation and the order of attention and perceptron.
+    Both branches pass a gate tanh(g), with g = ``gate`` at first: at 0 a fresh teacher is the visual-only one and text
+    enters as far as it helps (Flamingo, arXiv 2204.14198, §2.2), which takes more steps than a small record allows; at
+    1 they are open. Paper gap: gates, normalisation and the order of attention and perceptron.
     """
 
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, n_heads: int, dropout: float, gate: float) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, n_heads, dropout=dropout, batch_first=True)
-        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.attention_gate = nn.Parameter(torch.full((1,), float(gate)))
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
-        self.mlp_gate = nn.Parameter(torch.zeros(1))
+        self.mlp_gate = nn.Parameter(torch.full((1,), float(gate)))
 
     def forward(
         self,
@@ -86,7 +87,7 @@ class Teacher(nn.Module):
     Args:
         mean, std: see ``Standardise``.
         text_width: width of the text encoder's token embeddings.
-        n_steps_latent, width, stride, encoder_depth, alignment_depth, evolution_depth, n_heads, dropout: see
+        n_steps_latent, width, stride, encoder_depth, alignment_depth, evolution_depth, n_heads, dropout, gate: see
             ``teachers`` in ``params.yaml``.
     """
 
@@ -105,6 +106,7 @@ class Teacher(nn.Module):
         evolution_depth: int,
         n_heads: int,
         dropout: float,
+        gate: float,
     ) -> None:
         super().__init__()
         n_channels, *grid = std.shape
@@ -115,7 +117,9 @@ class Teacher(nn.Module):
         self.text_projection = nn.Sequential(nn.Linear(text_width, width), nn.LayerNorm(width))
         # Always attended to, so that a window without text has something to attend to: all keys masked would give NaN.
         self.null_token = nn.Parameter(0.02 * torch.randn(width))
-        self.alignment = nn.ModuleList(CrossModalAlignment(width, n_heads, dropout) for _ in range(alignment_depth))
+        self.alignment = nn.ModuleList(
+            CrossModalAlignment(width, n_heads, dropout, gate) for _ in range(alignment_depth)
+        )
         self.evolution = nn.Sequential(*[LatentEvolution(width, n_heads, dropout) for _ in range(evolution_depth)])
         self.decoder = Decoder(n_steps_output, n_channels, tuple(grid), n_steps_latent * width, stride)
 

@@ -54,7 +54,7 @@ def write_params(path: Path) -> None:
     params["teacher"]["model"] = params["student"]["model"] = "toy"
     params["teachers"]["toy"] = {
         "n_steps_latent": 2, "width": 16, "stride": 4, "encoder_depth": 1, "alignment_depth": 1, "evolution_depth": 1,
-        "n_heads": 2, "dropout": 0.1,
+        "n_heads": 2, "dropout": 0.1, "gate": 0,
     }  # fmt: skip
     params["students"]["toy"] = {"name": "unet", "width": 8, "n_scales": 2, "dropout": 0}
     for variant, names in VARIANTS.items():

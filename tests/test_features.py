@@ -50,7 +50,7 @@ def teacher() -> Teacher:
     mean = 280 + torch.randn(24, 1, 5, 7)
     teacher = Teacher(
         mean, torch.full((1, 5, 7), 3.0), n_steps_input=3, n_steps_output=2, text_width=6, n_steps_latent=3, width=8,
-        stride=2, encoder_depth=1, alignment_depth=1, evolution_depth=1, n_heads=2, dropout=0.3,
+        stride=2, encoder_depth=1, alignment_depth=1, evolution_depth=1, n_heads=2, dropout=0.3, gate=0.0,
     )  # fmt: skip
     with torch.no_grad():
         teacher.alignment[0].attention_gate.fill_(1)

@@ -21,12 +21,8 @@ def a_teacher(
     teacher = Teacher(
         mean, std, n_steps_input=3, n_steps_output=4, text_width=TEXT_WIDTH, n_steps_latent=n_steps_latent, width=16,
         stride=2, encoder_depth=1, alignment_depth=2, evolution_depth=1, n_heads=4, dropout=dropout,
+        gate=0.7 if is_open else 0.0,
     )  # fmt: skip
-    if is_open:
-        with torch.no_grad():
-            for block in teacher.alignment:
-                block.attention_gate.fill_(0.7)
-                block.mlp_gate.fill_(0.7)
     return teacher.eval()
 
 
