@@ -1,5 +1,6 @@
 """Windows as batches of tensors: what models are trained and evaluated on."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from s2kd.dataset import Meta
+from s2kd.dataset import Frames, Meta
 from s2kd.stage import UserError
 
 
@@ -45,7 +46,7 @@ class Windows(Dataset):
     """Windows of one split. Frames are in physical units; models standardise them themselves.
 
     Args:
-        frames: (time, channel, y, x), float32.
+        frames: (time, channel, y, x), float32; NaN where ``meta.n_missing`` values are missing.
         phases: index of each frame in the period of the models' ``Standardise``.
         windows: the rows of ``windows.csv`` to serve.
         texts: adds ``text`` and ``text_mask`` to the batches.
@@ -55,7 +56,7 @@ class Windows(Dataset):
 
     def __init__(
         self,
-        frames: Float[np.ndarray, "time channel y x"],
+        frames: Frames | Float[np.ndarray, "time channel y x"],
         phases: Int[np.ndarray, " time"],
         windows: pd.DataFrame,
         meta: Meta,
@@ -65,6 +66,7 @@ class Windows(Dataset):
         self.frames, self.phases, self.texts, self.arrays = frames, phases, texts, arrays or {}
         self.ids, self.starts = windows["id"].to_numpy(), windows["start"].to_numpy()
         self.n_steps_input, self.n_steps = meta.n_steps_input, meta.n_steps_input + meta.n_steps_output
+        self.is_whole = not meta.n_missing
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +74,7 @@ class Windows(Dataset):
     def __getitems__(self, positions: list[int]) -> dict[str, Tensor]:
         """A whole batch at once: ``inputs`` and ``targets`` (batch, time, channel, y, x) and what was asked for.
 
-        ``phase`` is that of a window's first frame.
+        ``phase`` is that of a window's first frame. Where values are missing, ``valid`` marks the targets that are not.
         """
         ids, starts = self.ids[positions], self.starts[positions]
         frames = torch.from_numpy(self.frames[starts[:, None] + np.arange(self.n_steps)])
@@ -81,6 +83,8 @@ class Windows(Dataset):
             "targets": frames[:, self.n_steps_input :],
             "phase": torch.from_numpy(self.phases[starts]),
         }
+        if not self.is_whole:
+            batch["valid"] = ~batch["targets"].isnan()
         if self.texts is not None:
             batch["text"], batch["text_mask"] = self.texts.batch(ids)
         for name, array in self.arrays.items():
@@ -89,13 +93,27 @@ class Windows(Dataset):
 
 
 def load_batches(windows: Windows, batch_size: int, *, shuffle: bool) -> DataLoader:
-    """Batches of ``Windows``; a shuffled loader drops the incomplete last batch, so that every step weighs the same."""
+    """Batches of ``Windows``; a shuffled loader drops the incomplete last batch, so that every step weighs the same.
+
+    The environment variable ``S2KD_LOADER_WORKERS`` has batches made ahead by that many processes, to the same result.
+    They are forks, which share what is mapped into memory.
+    """
     if len(windows) < (batch_size if shuffle else 1):
         raise UserError(
             f"{len(windows)} windows are too few for a batch of {batch_size}; lower training.batch_size or change the "
             "split in params.yaml"
         )
-    return DataLoader(windows, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=_as_is)
+    n_workers = int(os.environ.get("S2KD_LOADER_WORKERS", "0"))
+    context = "fork" if n_workers else None
+    return DataLoader(
+        windows,
+        batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        collate_fn=_as_is,
+        num_workers=n_workers,
+        multiprocessing_context=context,
+    )
 
 
 def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

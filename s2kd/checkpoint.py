@@ -1,16 +1,10 @@
 """Weights and training states on disk: safetensors with JSON, never pickle; written whole or not at all."""
 
-import contextlib
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
@@ -52,53 +46,6 @@ def load_model(folder: Path, model_class: type[nn.Module]) -> tuple[nn.Module, d
     model = model_class(**statistics, **details.pop("arguments"))
     model.load_state_dict(weights)
     return model.eval(), details
-
-
-def fingerprint(values: Any, inputs: list[Path]) -> str:
-    """Hash of parameters, of the input files and of all code: equal only if training would be the same.
-
-    A file of up to 64 MiB counts by its bytes, a larger one by size and time of change.
-    """
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=lambda model: model.model_dump()).encode())
-    files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    root = Path(__file__).parent.parent
-    code = [file for folder in ("s2kd", "stages") for file in sorted((root / folder).rglob("*.py"))]
-    for file in [*files, *code]:
-        if file.is_file():
-            status = file.stat()
-            content = (
-                file.read_bytes() if status.st_size <= 2**26 else str((status.st_size, status.st_mtime_ns)).encode()
-            )
-            digest.update(file.name.encode() + hashlib.sha256(content).digest())
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def scratch(name: str, key: str, *, is_main: bool) -> Iterator[Path]:
-    """A folder for resumable state, kept when the block fails or is killed and removed when it ends well.
-
-    It lies in ``.scratch`` of the DVC repository, which neither git nor DVC looks at. Scratch of the same name under
-    another key is stale and goes.
-
-    Raises:
-        UserError: another process works in it.
-    """
-    root = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch"
-    folder = root / f"{name}-{key}"
-    if not is_main:
-        yield folder
-        return
-    root.mkdir(exist_ok=True)
-    try:
-        with FileLock(root / f"{name}.lock", timeout=0):
-            for stale in root.glob(f"{name}-*"):
-                if stale != folder and len(stale.name) == len(folder.name):
-                    shutil.rmtree(stale)
-            folder.mkdir(exist_ok=True)
-            yield folder
-            shutil.rmtree(folder)
-    except Timeout:
-        raise UserError(f"another process is running {name} in {root}; wait for it or stop it") from None
 
 
 def save_state(path: Path, model: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer, progress: dict):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from s2kd.params import Distillation, Weights
@@ -206,6 +206,7 @@ def distillation_loss(
     weights: Weights,
     settings: Distillation,
     progress: float,
+    valid: Bool[Tensor, "batch time channel y x"] | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """Prediction loss plus the weighted terms; a term of weight zero is not computed.
 
@@ -221,11 +222,13 @@ def distillation_loss(
         projected, features: of ``DistilledStudent``.
         teacher: the stored features of the same windows.
         progress: fraction of training that is done.
+        valid: where targets are missing in places, those that are not. The teacher forecasts every cell, and so the
+            output term compares all.
 
     Returns:
         The total, and each term before its weight.
     """
-    prediction = prediction_loss(predictions, targets, scale)
+    prediction = prediction_loss(predictions, targets, scale, valid)
     terms = {}
     for name, loss in LATENT_LOSSES.items():
         if getattr(weights, name):

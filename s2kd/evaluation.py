@@ -14,9 +14,18 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from s2kd.dataset import Meta
-from s2kd.metrics import pixel_scores, pixel_sums, radial_power, spectral_scores, spectral_sums
-from s2kd.naive import climatology
+from s2kd.dataset import Frames, Meta, blocks
+from s2kd.metrics import (
+    anomaly_scores,
+    anomaly_sums,
+    latitude_weights,
+    pixel_scores,
+    pixel_sums,
+    radial_power,
+    spectral_scores,
+    spectral_sums,
+)
+from s2kd.naive import Climatology
 from s2kd.stage import atomic, write_text
 from s2kd.windows import train_mask
 
@@ -40,17 +49,19 @@ class Evaluation:
 
 def evaluate(
     forecasts: Iterable[Float[Tensor, "_batch time channel height width"]],
-    frames: Float[np.ndarray, "frame channel height width"],
+    frames: Frames | Float[np.ndarray, "frame channel height width"],
     windows: pd.DataFrame,
     meta: Meta,
+    usual: Climatology,
     hard: Int[np.ndarray, " hard"],
     ids: Int[np.ndarray, " window"] | None = None,
 ) -> Evaluation:
     """Score batches of forecasts in physical units against the frames they forecast.
 
-    The truth is cut from ``frames`` here, so that every forecaster is compared with the same numbers. The batches, of
-    any size, together hold the test windows ``ids`` in that order (None: all of them). ``hard`` are the ids that
-    ``hard_windows`` chose.
+    The truth is cut from ``frames`` here, batch by batch, so that every forecaster is compared with the same numbers.
+    The batches, of any size, together hold the test windows ``ids`` in that order (None: all of them). ``hard`` are the
+    ids that ``hard_windows`` chose. Missing targets (NaN) are not scored; a grid with latitudes has its scores weighted
+    by them as well.
 
     Raises:
         ValueError: the batches hold more or fewer windows than ``ids``.
@@ -60,13 +71,18 @@ def evaluate(
     spectral_ids = test[_evenly_spaced(len(test), MAX_SPECTRAL_WINDOWS)]
     example_window = int(test[len(test) // 2])
     value_range, active = training_statistics(frames, windows, meta)
+    weights = latitude_weights(meta.y) if meta.y_name == "latitude" else None
+
+    def cell_sums(predictions: Tensor, targets: Tensor, usual: Tensor) -> dict[str, Tensor]:
+        pixels = pixel_sums(predictions, targets, value_range, active, weights)
+        return pixels | anomaly_sums(predictions, targets, usual, weights)
 
     shape = (meta.n_steps_output, *frames.shape[1:])
     example = np.full(shape, np.nan, dtype=np.float32)
     nothing = torch.zeros((1, *shape), dtype=torch.float64)
-    pixels = {key: torch.zeros_like(value) for key, value in pixel_sums(nothing, nothing, value_range, active).items()}
+    cells = {key: torch.zeros_like(value) for key, value in cell_sums(nothing, nothing, nothing).items()}
     spectra = {key: value * 0 for key, value in spectral_sums(nothing, nothing).items()}  # keeps NaN of absent bands
-    squared_error_hard = torch.zeros((), dtype=torch.float64)
+    squared_error_hard, n_known_hard = torch.zeros(2, dtype=torch.float64)
 
     starts = windows["start"].to_numpy()
     done = 0
@@ -76,36 +92,36 @@ def evaluate(
             done += len(batch)
             if done > len(ids):
                 break
-            first = starts[batch_ids] + meta.n_steps_input
-            targets = torch.from_numpy(frames[first[:, None] + np.arange(meta.n_steps_output)]).double()
+            index = starts[batch_ids, None] + meta.n_steps_input + np.arange(meta.n_steps_output)
+            targets = torch.from_numpy(frames[index]).double()
             predictions = batch.cpu().double()
-            pixels = _add(pixels, pixel_sums(predictions, targets, value_range, active))
+            cells = _add(cells, cell_sums(predictions, targets, torch.from_numpy(usual.at(index)).double()))
             chosen = torch.from_numpy(np.isin(batch_ids, spectral_ids))
             if chosen.any():
                 spectra = _add(spectra, spectral_sums(predictions[chosen], targets[chosen]))
             is_hard = torch.from_numpy(np.isin(batch_ids, hard))
-            squared_error_hard += (predictions - targets)[is_hard].square().sum()
+            known = ~targets[is_hard].isnan()
+            squared_error_hard += torch.where(known, (predictions - targets)[is_hard], 0.0).square().sum()
+            n_known_hard += known.sum()
             for forecast in predictions[torch.from_numpy(batch_ids == example_window)]:
                 example = forecast.float().numpy()
             progress.update(len(batch))
     if done != len(ids):
         raise ValueError(f"forecasts of {len(ids)} windows were expected, the batches hold {done} or more")
 
-    def scores(rows: slice) -> dict[str, float]:
-        pixel_rows = {key: value[rows] for key, value in pixels.items()}
-        return pixel_scores(pixel_rows, value_range) | spectral_scores({k: value[rows] for k, value in spectra.items()})
+    def cell_scores(rows: slice, channels: slice) -> dict[str, float]:
+        chosen = {key: value[rows, channels] for key, value in cells.items()}
+        return pixel_scores(chosen, value_range[:, channels]) | anomaly_scores(chosen)
 
-    n_hard = int(np.isin(ids, hard).sum())
-    mse_hard = float(squared_error_hard / (n_hard * math.prod(shape)))  # NaN where there is none
+    def scores(rows: slice) -> dict[str, float]:
+        return cell_scores(rows, slice(None)) | spectral_scores({k: value[rows] for k, value in spectra.items()})
+
     return Evaluation(
         n_windows=len(ids),
         n_windows_spectral=int(np.isin(ids, spectral_ids).sum()),
-        n_windows_hard=n_hard,
-        scores=scores(slice(None)) | {"mse_hard": mse_hard},
-        channels={
-            name: pixel_scores({key: value[:, [c]] for key, value in pixels.items()}, value_range[:, [c]])
-            for c, name in enumerate(meta.channels)
-        },
+        n_windows_hard=int(np.isin(ids, hard).sum()),
+        scores=scores(slice(None)) | {"mse_hard": float(squared_error_hard / n_known_hard)},  # NaN where there is none
+        channels={name: cell_scores(slice(None), slice(c, c + 1)) for c, name in enumerate(meta.channels)},
         lead_times=pd.DataFrame(
             [lead_time(step, meta) | scores(slice(step - 1, step)) for step in range(1, meta.n_steps_output + 1)]
         ),
@@ -166,37 +182,43 @@ def evaluated_windows(windows: pd.DataFrame) -> Int[np.ndarray, " window"]:
 
 
 def hard_windows(
-    frames: Float[np.ndarray, "frame channel height width"],
-    times: pd.DatetimeIndex,
+    frames: Frames | Float[np.ndarray, "frame channel height width"],
     windows: pd.DataFrame,
     meta: Meta,
+    usual: Climatology,
     fraction: float,
 ) -> Int[np.ndarray, " window"]:
     """Ids of the ``fraction`` of the test windows with the largest change, by the data alone: what persistence misses.
 
     Change is the mean square of target frames minus last input frame, all less the training climatology, so that the
-    daily cycle is none.
+    daily cycle is none. Cells that are missing in either do not count.
     """
-    n_steps = meta.n_steps_input + meta.n_steps_output
-    means, phase = climatology(frames, times, train_mask(len(frames), windows, n_steps), meta)
     ids = evaluated_windows(windows)
     changes = []
     for start in windows["start"].to_numpy()[ids]:
-        known = slice(start + meta.n_steps_input - 1, start + n_steps)  # the last input and the targets
-        anomalies = frames[known] - means[phase[known]]
-        changes.append(np.square(anomalies[1:] - anomalies[0]).mean(dtype=np.float64))
+        index = start + meta.n_steps_input + np.arange(-1, meta.n_steps_output)  # the last input and the targets
+        anomalies = frames[index] - usual.at(index)
+        change = np.square(anomalies[1:] - anomalies[0])
+        changes.append(np.nansum(change, dtype=np.float64) / max(1, np.count_nonzero(~np.isnan(change))))
     n_hard = max(1, round(fraction * len(ids)))
     return np.sort(ids[np.argsort(-np.array(changes), kind="stable")[:n_hard]])
 
 
 def training_statistics(
-    frames: Float[np.ndarray, "frame channel height width"], windows: pd.DataFrame, meta: Meta
+    frames: Frames | Float[np.ndarray, "frame channel height width"], windows: pd.DataFrame, meta: Meta
 ) -> tuple[Float64[Tensor, "2 channel"], Bool[Tensor, "channel height width"] | None]:
     """Minimum and maximum of each channel over the frames of training windows; for traffic its cells ever non-zero."""
-    training = frames[train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)]
-    value_range = np.stack([training.min((0, 2, 3)), training.max((0, 2, 3))]).astype(np.float64)
-    active = torch.from_numpy((training != 0).any(0)) if meta.domain == "traffic" else None
-    return torch.from_numpy(value_range), active
+    is_train = train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)
+    low, high = np.full((2, frames.shape[1]), np.nan)
+    active = np.zeros(frames.shape[1:], dtype=bool)
+    for part, block in blocks(frames):
+        if is_train[part].any():
+            training = block[is_train[part]]
+            low = np.fmin(low, np.fmin.reduce(training, (0, 2, 3)))  # fmin and fmax pass over NaN
+            high = np.fmax(high, np.fmax.reduce(training, (0, 2, 3)))
+            active |= ((training != 0) & ~np.isnan(training)).any(0)
+    value_range = torch.from_numpy(np.stack([low, high]))
+    return value_range, torch.from_numpy(active) if meta.domain == "traffic" else None
 
 
 def _evenly_spaced(n: int, limit: int) -> Int[np.ndarray, " position"]:

@@ -59,7 +59,7 @@ def draw_lead_time(
     path: Path,
     tables: dict[str, list[pd.DataFrame]],
     rollouts: dict[str, list[pd.DataFrame]],
-    title: str,
+    meta: Meta,
     unit: str,
 ) -> None:
     """Draw RMSE by lead time, and apart by that of the roll-out, which fewer windows have.
@@ -68,19 +68,20 @@ def draw_lead_time(
     """
     lines = styles(list(tables))
     n_windows = min(table["n_windows"].min() for runs in rollouts.values() for table in runs)
+    x, label = ("step", "Lead time (steps)") if meta.nominal_time else ("lead_time_hours", "Lead time (h)")
     with drawing(path, 10.5, 4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 4))
-        _draw_members(left, tables, "lead_time_hours", "rmse", lines)
-        _draw_members(right, rollouts, "lead_time_hours", "rmse", lines)
+        _draw_members(left, tables, x, "rmse", lines)
+        _draw_members(right, rollouts, x, "rmse", lines)
         for axes, name in ((left, "To the horizon"), (right, f"Roll-out ({n_windows} windows)")):
             _set_scale(axes)
-            axes.set(title=name, xlabel="Lead time (h)")
+            axes.set(title=name, xlabel=label)
             axes.grid(alpha=0.25, which="both")
-        horizon = next(iter(tables.values()))[0]["lead_time_hours"].max()
+        horizon = next(iter(tables.values()))[0][x].max()
         right.axvline(horizon, color="0.35", linewidth=0.8, linestyle=(0, (2, 3)))
         left.set_ylabel(f"RMSE ({unit})")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-        figure.suptitle(f"{title}: error by lead time")
+        figure.suptitle(f"{meta.title}: error by lead time")
 
 
 def draw_spectra(path: Path, tables: dict[str, list[pd.DataFrame]], title: str, unit: str) -> None:
@@ -172,12 +173,15 @@ def draw_forecast(
     valid_times: pd.DatetimeIndex,
     meta: Meta,
 ) -> None:
-    """Draw channel 0 of one window at three lead times: the truth, then each forecast beside its error."""
+    """Draw channel 0 of one window at three lead times: the truth, then each forecast beside its error.
+
+    What the truth lacks is left white, in it and in the errors.
+    """
     steps = sorted({0, len(truth) // 2, len(truth) - 1})
     fields = truth[steps, 0]
     errors = {name: forecast[steps, 0] - fields for name, forecast in forecasts.items()}
     scale = _scale(fields, meta)
-    reach = float(np.quantile(np.abs(np.stack(list(errors.values()))), 0.995)) or 1.0
+    reach = _quantiles(np.abs(np.stack(list(errors.values()))), 0.995)[0] or 1.0
     error_scale = Normalize(-reach, reach)
 
     extent, aspect = _geometry(meta)
@@ -193,14 +197,17 @@ def draw_forecast(
             return axes.imshow(field, cmap=levels, norm=norm, extent=extent, aspect=aspect, interpolation="nearest")
 
         for column, step in enumerate(steps):
-            lead = f"+{(step + 1) * meta.time_step / 3600:g} h"
+            lead = f"+{step + 1}" if meta.nominal_time else f"+{(step + 1) * meta.time_step / 3600:g} h"
+            valid = "" if meta.nominal_time else f"\n{valid_times[step]:%Y-%m-%d %H:%M}"
             shown = image(panels[0, column], fields[column], scale, "viridis")
-            panels[0, column].set_title(f"{lead}\n{valid_times[step]:%Y-%m-%d %H:%M}", fontsize="small")
+            panels[0, column].set_title(lead + valid, fontsize="small")
             panels[0, len(steps) + column].axis("off")
             panels[1, len(steps) + column].set_title(f"error {lead}", fontsize="small")
             for row, (name, forecast) in enumerate(forecasts.items(), start=1):
                 image(panels[row, column], forecast[step, 0], scale, "viridis")
                 wrong = image(panels[row, len(steps) + column], errors[name][column], error_scale, "RdBu_r")
+        if meta.y_name == "latitude":
+            panels[0, 0].set_ylim(*sorted(extent[2:]))  # north is up whichever way the rows run
         for row, name in enumerate(["truth", *forecasts]):
             panels[row, 0].set_ylabel(textwrap.fill(name.replace("_", " "), 14))
         for axes, mapped, label in (
@@ -216,9 +223,15 @@ def draw_forecast(
 
 def _scale(fields: np.ndarray, meta: Meta) -> Normalize:
     """Colour scale of the truth, without its last half per cent; the root of counts, most of which are small."""
-    low, high = (float(value) for value in np.quantile(fields, (0.005, 0.995)))
+    low, high = _quantiles(fields, 0.005, 0.995)
     high = high if high > low else low + 1
     return PowerNorm(0.5, 0, max(high, 1), clip=True) if meta.domain == "traffic" else Normalize(low, high)
+
+
+def _quantiles(values: np.ndarray, *levels: float) -> list[float]:
+    """Quantiles of the values that are not missing; 0 where all are."""
+    values = values[~np.isnan(values)]
+    return np.quantile(values, levels).tolist() if values.size else [0.0] * len(levels)
 
 
 def _geometry(meta: Meta) -> tuple[tuple[float, float, float, float], float]:

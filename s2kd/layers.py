@@ -28,8 +28,12 @@ class Standardise(nn.Module):
     def forward(
         self, frames: Float[Tensor, "batch time channel y x"], phase: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch time channel y x"]:
-        """Standard scores of consecutive frames, of which the first has the phase ``phase`` (any integer)."""
-        return (frames - self._usual(phase, frames.shape[1])) / self.std
+        """Standard scores of consecutive frames, of which the first has the phase ``phase`` (any integer).
+
+        A missing value (NaN) takes the score of the usual, 0.
+        """
+        scores = (frames - self._usual(phase, frames.shape[1])) / self.std
+        return scores.masked_fill(scores.isnan(), 0)
 
     def inverse(
         self, scores: Float[Tensor, "batch time channel y x"], phase: Int[Tensor, " batch"]

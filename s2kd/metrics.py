@@ -6,9 +6,14 @@ score over a million cells loses digits in float32. Where a score does not exist
 grid, PSNR of an exact forecast) it is NaN or infinite, which ``s2kd.evaluation`` writes as null.
 
 Channels are pooled as they are: where their units differ, the channel with the large numbers decides MSE and bands.
+
+Cells whose target is NaN are missing and not scored: sums of errors count the others. SSIM and spectra need whole
+images, in which a missing cell of the truth takes the forecast's value, so that it is no error; an image that is
+missing as a whole does not count there either.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Complex128, Float, Float64, Int
@@ -27,38 +32,44 @@ def pixel_sums(
     targets: Float64[Tensor, "batch time channel height width"],
     value_range: Float64[Tensor, "2 channel"],
     active: Bool[Tensor, "channel height width"] | None,
+    weights: Float64[Tensor, " height"] | None = None,
 ) -> dict[str, Float64[Tensor, "time channel"]]:
     """Sum errors and SSIM over the windows of a batch, with the counts that turn the sums into means.
 
     SSIM is that of one channel of one frame, scaled so that ``value_range`` (rows: minimum and maximum of each channel
     over the training frames) becomes 0 to 1, unclipped: uniform 7 x 7 window, reflected at the border, K1 = 0.01,
     K2 = 0.03, dynamic range 1, in float32. It is NaN on a grid with fewer than 7 cells on a side. ``active`` marks
-    cells whose errors are also summed apart.
+    cells whose errors are also summed apart; ``weights`` are those of ``latitude_weights``.
     """
-    batch, n_steps, n_channels, height, width = predictions.shape
-    error = predictions - targets
-    counts = torch.full((n_steps, n_channels), float(batch), dtype=torch.float64)
+    known, seen, truth = _known(predictions, targets)
+    error = predictions - truth
+    square = error.square()
     sums = {
-        "images": counts,
-        "cells": counts * height * width,
-        "squared_error": error.square().sum((0, 3, 4)),
+        "images": seen.sum(0).double(),
+        "cells": known.sum((0, 3, 4)).double(),
+        "squared_error": square.sum((0, 3, 4)),
         "absolute_error": error.abs().sum((0, 3, 4)),
-        "ssim": _ssim(predictions, targets, value_range).sum(0),
+        "ssim": torch.where(seen, _ssim(predictions, truth, value_range), 0.0).sum(0),
     }
     if active is not None:
-        sums["active_cells"] = counts * active.sum((1, 2))
-        sums["squared_error_active"] = (error.square() * active).sum((0, 3, 4))
+        sums["active_cells"] = (known & active).sum((0, 3, 4)).double()
+        sums["squared_error_active"] = (square * active).sum((0, 3, 4))
+    if weights is not None:
+        sums["weight_latitude"] = known.sum((0, 4)).double() @ weights
+        sums["squared_error_latitude"] = square.sum((0, 4)) @ weights
     return sums
 
 
 def pixel_scores(
     sums: dict[str, Float64[Tensor, "time channel"]], value_range: Float64[Tensor, "2 channel"]
 ) -> dict[str, float]:
-    """MSE, MAE, RMSE, SSIM and PSNR over everything in ``sums``; MSE and RMSE of active cells where they were summed.
+    """MSE, MAE, RMSE, SSIM and PSNR over everything in ``sums``; also of active cells and by latitude if summed.
 
-    RMSE is the root of the MSE over all, not a mean of roots. PSNR is 10 log10(R² / MSE) in dB, with R = maximum −
-    minimum of ``value_range`` and the MSE of each channel over all windows (an average over frames would be infinite as
-    soon as one frame is exact), averaged over channels. SSIM is the average over frames and channels.
+    RMSE is the root of the MSE over all, not a mean of roots; in ``rmse_latitude`` the squares are weighted by
+    ``latitude_weights`` (``compute_weighted_rmse`` of WeatherBench, whose root comes last as well). PSNR is
+    10 log10(R² / MSE) in dB, with R = maximum − minimum of ``value_range`` and the MSE of each channel over all windows
+    (an average over frames would be infinite as soon as one frame is exact), averaged over channels. SSIM is the
+    average over frames and channels.
     """
     total = {key: value.sum() for key, value in sums.items()}
     mse = total["squared_error"] / total["cells"]
@@ -73,7 +84,70 @@ def pixel_scores(
     if "active_cells" in sums:
         mse_active = total["squared_error_active"] / total["active_cells"]
         scores |= {"mse_active": mse_active, "rmse_active": mse_active.sqrt()}
+    if "weight_latitude" in sums:
+        scores["rmse_latitude"] = (total["squared_error_latitude"] / total["weight_latitude"]).sqrt()
     return {key: float(value) for key, value in scores.items()}
+
+
+def latitude_weights(latitudes: Sequence[float]) -> Float64[Tensor, " height"]:
+    """Weight of each row: the cosine of its latitude (degrees), over the mean of the cosines.
+
+    Source: WeatherBench (arXiv 2002.00469; ``src/score.py`` of pangeo-data/WeatherBench). WeatherBench 2 (arXiv
+    2308.15560; ``get_lat_weights``) takes the areas of cells that reach to the midpoints between rows and, at the ends,
+    to the poles: the same numbers where rows are evenly spaced and end half a row from the poles, as at 5.625° and
+    1.40625°, but wrong for a region.
+    """
+    cosines = torch.tensor(latitudes, dtype=torch.float64).deg2rad().cos()
+    return cosines / cosines.mean()
+
+
+def anomaly_sums(
+    predictions: Float64[Tensor, "batch time channel height width"],
+    targets: Float64[Tensor, "batch time channel height width"],
+    usual: Float64[Tensor, "batch time channel height width"],
+    weights: Float64[Tensor, " height"] | None,
+) -> dict[str, Float64[Tensor, "time channel"]]:
+    """Sum the products of what forecast and truth differ by from the climatology ``usual`` of the same times."""
+    missing = targets.isnan()
+    forecast, truth = ((frames - usual).masked_fill_(missing, 0.0) for frames in (predictions, targets))
+    products = {"product": forecast * truth, "forecast": forecast.square(), "truth": truth.square()}
+    rows = {name: product.sum((0, 4)) for name, product in products.items()}  # (time, channel, height)
+    sums = {f"anomaly_{name}": row.sum(-1) for name, row in rows.items()}
+    if weights is not None:
+        sums |= {f"anomaly_{name}_latitude": row @ weights for name, row in rows.items()}
+    return sums
+
+
+def anomaly_scores(sums: dict[str, Float64[Tensor, "time channel"]]) -> dict[str, float]:
+    """Anomaly correlation Σ f′ o′ / √(Σ f′² Σ o′²) of each channel, averaged over channels, f′ and o′ less the usual.
+
+    ``acc`` weighs all cells alike, ``acc_latitude`` by ``latitude_weights``. 1 is perfect, 0 as good as chance; a
+    forecast of the climatology has none. The sums run over cells and windows together, as in WeatherBench
+    (``compute_weighted_acc``), where WeatherBench 2 averages the correlations of single frames. As in WeatherBench 2
+    (``ACC``), the mean of the anomalies stays in, so that a forecast too warm everywhere is not perfect, and the
+    climatology is not that of the test data: here it is the training mean at the time of day or week.
+    """
+
+    def correlation(suffix: str) -> float:
+        names = ("product", "forecast", "truth")
+        product, forecast, truth = (sums[f"anomaly_{name}{suffix}"].sum(0) for name in names)
+        return float((product / (forecast * truth).sqrt()).mean())
+
+    suffixes = ("", "_latitude") if "anomaly_product_latitude" in sums else ("",)
+    return {f"acc{suffix}": correlation(suffix) for suffix in suffixes}
+
+
+def _known(
+    predictions: Float64[Tensor, "batch time channel height width"],
+    targets: Float64[Tensor, "batch time channel height width"],
+) -> tuple[
+    Bool[Tensor, "batch time channel height width"],
+    Bool[Tensor, "batch time channel"],
+    Float64[Tensor, "batch time channel height width"],
+]:
+    """Cells that the truth has, images that have any of them, and the truth filled with the forecast elsewhere."""
+    known = ~targets.isnan()
+    return known, known.any(-1).any(-1), torch.where(known, targets, predictions)
 
 
 def _ssim(
@@ -157,15 +231,18 @@ def spectral_sums(
     The columns of ``band_*`` are ``BANDS`` (NaN where the grid has no coefficient in a band), those of ``annulus_*``
     the annuli; ``cells`` counts windows x channels x cells.
     """
-    batch, n_steps, n_channels, height, width = predictions.shape
-    forecast, truth = windowed_transform(predictions), windowed_transform(targets)
+    height, width = predictions.shape[-2:]
+    _, seen, filled = _known(predictions, targets)
+    forecast, truth = windowed_transform(predictions), windowed_transform(filled)
     transforms = {"forecast": forecast, "truth": truth, "error": forecast - truth}
-    powers = {name: power(transform).sum((0, 2)) for name, transform in transforms.items()}  # (time, height, width)
+    powers = {  # (time, height, width)
+        name: (power(transform) * seen[..., None, None]).sum((0, 2)) for name, transform in transforms.items()
+    }
     bands = band_masks(height, width)
     exists = bands.any(-1).any(-1)
     centres, annulus = annuli(height, width)
     in_annulus = annulus.flatten() == torch.arange(len(centres))[:, None]
-    sums = {"cells": torch.full((n_steps, 1), float(batch * n_channels * height * width), dtype=torch.float64)}
+    sums = {"cells": seen.sum((0, 2)).double()[:, None] * (height * width)}
     for name, total in powers.items():
         band_power = torch.einsum("tyx,byx->tb", total, bands.double())
         sums[f"band_{name}"] = torch.where(exists, band_power, math.nan)

@@ -9,14 +9,27 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NaiveDatetime,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from s2kd.stage import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+GridSize = Annotated[int, Field(ge=8)]
+Bounds = tuple[PositiveFloat, PositiveFloat]
 Period = Literal["none", "day", "week"]
 
 
@@ -38,21 +51,152 @@ class FlightsSource(Model):
 
 
 class FileSource(Model):
-    """One NetCDF, Zarr or GRIB file of the user's."""
+    """NetCDF, Zarr, GRIB, HDF5 or NumPy files of the user's; the last two have no times of their own."""
 
     name: Literal["file"]
     path: str
     variables: Annotated[tuple[str, ...], Field(min_length=1)]
+    start: NaiveDatetime | None
+    step_minutes: PositiveFloat | None
     licence: str
     citation: str
 
 
+class YearsSource(Model):
+    """What the reanalyses have in common; an empty path means the publisher's own copy."""
+
+    path: str
+    variables: Annotated[tuple[str, ...], Field(min_length=1)]
+    years: tuple[PositiveInt, PositiveInt]  # first and last
+
+    @model_validator(mode="after")
+    def _years_are_in_order(self) -> "YearsSource":
+        if self.years[0] > self.years[1]:
+            raise ValueError(f"years go from {self.years[0]} to {self.years[1]}; name the first and the last")
+        return self
+
+
+class NcepSource(YearsSource):
+    """NCEP/NCAR reanalysis 1."""
+
+    name: Literal["ncep"]
+    edition: Literal["tutorial", "full"]
+
+
+class WeatherBenchSource(YearsSource):
+    """ERA5 on the grids of WeatherBench."""
+
+    name: Literal["weatherbench"]
+    edition: Literal["weatherbench2", "arco_era5", "weatherbench1"]
+    resolution: Literal["5.625deg", "2.8125deg", "1.40625deg"]
+
+
+class TaxiBJSource(Model):
+    """TaxiBJ in the windows that OpenSTL cut: its ``dataset.npz``, fetched where ``path`` is empty."""
+
+    name: Literal["taxibj"]
+    path: str
+    n_train: PositiveInt
+    n_test: PositiveInt
+
+
+class TaxiBJYearsSource(Model):
+    """TaxiBJ as its authors published it: a folder with a file a year."""
+
+    name: Literal["taxibj_years"]
+    path: str
+    years: Annotated[tuple[Literal[13, 14, 15, 16], ...], Field(min_length=1)]
+    meteorology: bool
+
+
+class TaxiBJPlusSource(Model):
+    """TaxiBJ+ in the windows of EarthFarseer: a folder with inputs and outputs of each split."""
+
+    name: Literal["taxibj_plus"]
+    path: str
+    n_train: PositiveInt
+    n_validation: PositiveInt
+    n_test: PositiveInt
+
+
+class SmokeSource(Model):
+    """Buoyant smoke, simulated; of each pair of bounds every simulation draws its own number."""
+
+    name: Literal["smoke"]
+    grid: tuple[GridSize, GridSize]
+    n_simulations: PositiveInt
+    n_frames: PositiveInt
+    n_spin_up: NonNegativeInt
+    position: Bounds
+    radius: Bounds
+    rate: Bounds
+    buoyancy: Bounds
+    seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> "SmokeSource":
+        for name in ("position", "radius", "rate", "buoyancy"):
+            low, high = getattr(self, name)
+            if low > high or (name in ("position", "radius") and high >= 1):
+                raise ValueError(f"{name} goes from {low} to {high}; give two numbers in order, fractions below 1")
+        return self
+
+
+class PrometheusSource(Model):
+    """Tunnel or pool fires of Prometheus, simulated by its authors; environments are files."""
+
+    name: Literal["prometheus"]
+    path: str
+    scene: Literal["tunnel", "pool"]
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    environments: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    unseen_environments: tuple[PositiveInt, ...]
+    validation: Part
+    test: Part
+    distribution: Literal["in", "out"]
+
+    @model_validator(mode="after")
+    def _unseen_are_unseen(self) -> "PrometheusSource":
+        every = [*self.environments, *self.unseen_environments]
+        if double := sorted({number for number in every if every.count(number) > 1}):
+            raise ValueError(f"environments {double} are named twice; an unseen one must not be trained in")
+        if self.distribution == "out" and not self.unseen_environments:
+            raise ValueError("distribution is out, but no unseen_environments are named; name those to test in")
+        return self
+
+
+class NavierStokesSimulation(Model):
+    """How a source without a path is simulated."""
+
+    grid: GridSize
+    viscosity: NonNegative
+    n_substeps: PositiveInt
+    seed: NonNegativeInt
+
+
+class NavierStokesSource(Model):
+    """Vorticity of a forced flow: the file of the Fourier neural operator's authors, or simulated as they did."""
+
+    name: Literal["navier_stokes"]
+    path: str
+    n_train: PositiveInt
+    n_validation: PositiveInt
+    n_test: PositiveInt
+    n_frames: PositiveInt
+    grid: GridSize
+    simulation: NavierStokesSimulation
+
+
 class ChronologicalSplit(Model):
-    """Train, then validation, then test; an end is a fraction of the record or a date (exclusive)."""
+    """Train, then validation, then test; an end is a fraction of the record or a date (exclusive).
+
+    The last ``trim`` frames of each are dropped.
+    """
 
     name: Literal["chronological"]
     train_end: Fraction | date
     validation_end: Fraction | date
+    trim: NonNegativeInt
 
 
 class BlocksSplit(Model):
@@ -60,7 +204,7 @@ class BlocksSplit(Model):
 
     name: Literal["blocks"]
     length: PositiveInt
-    gap: Annotated[int, Field(ge=0)]
+    gap: NonNegativeInt
     pattern: Annotated[tuple[Literal["train", "validation", "test"], ...], Field(min_length=3)]
 
     @model_validator(mode="after")
@@ -70,6 +214,24 @@ class BlocksSplit(Model):
         return self
 
 
+class EventsSplit(Model):
+    """Whole events (simulations, runs, pre-cut windows): the last ones are for the test, those before for validation.
+
+    Each is a number of events, or a fraction of all of them.
+    """
+
+    name: Literal["events"]
+    validation: PositiveInt | Part
+    test: PositiveInt | Part
+
+
+class PublishedSplit(Model):
+    """The split that the publisher made; where it has no validation part, the last training events are that part."""
+
+    name: Literal["published"]
+    validation: PositiveInt | Part | Literal[0]
+
+
 class Dataset(Model):
     title: str
     domain: Literal["traffic", "weather", "fluid"]
@@ -77,8 +239,22 @@ class Dataset(Model):
     n_steps_input: PositiveInt
     n_steps_output: PositiveInt
     stride: PositiveInt
-    source: Annotated[FlightsSource | FileSource, Field(discriminator="name")]
-    split: Annotated[ChronologicalSplit | BlocksSplit, Field(discriminator="name")]
+    period: Period
+    missing: Literal["refuse", "fill", "mask"]
+    source: Annotated[
+        FlightsSource
+        | FileSource
+        | NcepSource
+        | WeatherBenchSource
+        | TaxiBJSource
+        | TaxiBJYearsSource
+        | TaxiBJPlusSource
+        | SmokeSource
+        | PrometheusSource
+        | NavierStokesSource,
+        Field(discriminator="name"),
+    ]
+    split: Annotated[ChronologicalSplit | BlocksSplit | EventsSplit | PublishedSplit, Field(discriminator="name")]
 
 
 # --- text --------------------------------------------------------------------------------------------------------
@@ -89,7 +265,7 @@ class Narrative(Model):
     view: Literal["history", "history_and_target"]
     text: Literal["real", "none", "constant", "shuffled", "calendar"]
     corruption: Fraction
-    seed: Annotated[int, Field(ge=0)]
+    seed: NonNegativeInt
 
 
 class TextEncoder(Model):
@@ -103,7 +279,6 @@ class TextEncoder(Model):
 class Normalisation(Model):
     per: Literal["cell", "channel"]
     floor: Fraction
-    period: Period
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -124,7 +299,7 @@ class TeacherModel(Model):
     n_steps_latent: PositiveInt
     width: PositiveInt
     stride: PositiveInt
-    encoder_depth: Annotated[int, Field(ge=0)]
+    encoder_depth: NonNegativeInt
     alignment_depth: PositiveInt
     evolution_depth: PositiveInt
     n_heads: PositiveInt
@@ -139,7 +314,7 @@ class TeacherModel(Model):
 
 
 class Teacher(Model):
-    seed: Annotated[int, Field(ge=0)]
+    seed: NonNegativeInt
     model: str
     tap: Literal["fused", "evolved"]
     training: Training
@@ -217,7 +392,7 @@ class Variant(Model):
 
 class Runs(Model):
     variants: Annotated[tuple[str, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 
 
 class Evaluation(Model):

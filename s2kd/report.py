@@ -26,6 +26,9 @@ METRICS = {  # key: heading
     "band_error_high": "High-band error",
     "mse_hard": "MSE, hard windows",
     "mse_rollout": "MSE, roll-out",
+    "acc": "ACC",
+    "rmse_latitude": "RMSE, latitude-weighted",
+    "acc_latitude": "ACC, latitude-weighted",
 }
 CONFIDENCE = 0.95
 
@@ -159,7 +162,9 @@ def markdown(
     numbers: pd.DataFrame, meta: Meta, narrative: str, baselines: dict[str, Scores], teacher: Scores, seeds: list[int]
 ) -> str:
     """Write the table for people, with what they must know to read it."""
-    metrics = [metric for metric in METRICS if metric in numbers]
+    # The table is wide enough: weather alone is scored by latitude by those who compare, the rest is for machines.
+    left_out = ("acc",) if meta.domain == "weather" else ("acc", "rmse_latitude", "acc_latitude")
+    metrics = [metric for metric in METRICS if metric in numbers and metric not in left_out]
     references = [name for name in REFERENCES if numbers[f"gain_over_{name}_mean"].notna().any()]
     gains = [f"MSE gain over {reference} (%)" for reference in references]
     header = ["Forecaster", *(METRICS[m] for m in metrics), *gains, "Parameters", "MFLOPs"]
@@ -169,11 +174,11 @@ def markdown(
         cells += [_cell(row, f"gain_over_{name}_mean", f"gain_over_{name}", "+.2f") for name in references]
         cells += [_cell(row, "parameters", "", ","), _cell(row, "mflops", "", ".4g")]
         lines.append([row["forecaster"], *cells])
-    hours = meta.time_step / 3600
+    apart = "one step apart" if meta.nominal_time else f"{meta.time_step / 3600:g} h apart"
     interval = f"[{CONFIDENCE:.0%} Student-t interval]"
     notes = [
         f"{teacher['n_windows']} test windows; {meta.n_steps_input} frames seen, {meta.n_steps_output} forecast, "
-        f"{hours:g} h apart. Errors in {units(meta)}, over all lead times, channels and cells.",
+        f"{apart}. Errors in {units(meta)}, over all lead times, channels and cells.",
         f"Variants: mean {interval} (n) over the seeds {', '.join(map(str, seeds))}. Gain: mean {interval} of the "
         "relative gains paired by seed. The intervals speak of seeds alone: all runs share the test windows.",
         "Band error: power of the error over power of the truth in a band; below 1/8, 1/4 and above cycles a cell.",
@@ -185,6 +190,13 @@ def markdown(
     ]
     if "rmse_active" in numbers:
         notes.append("Active cells: those ever non-zero in training.")
+    if "acc_latitude" in metrics:
+        notes.append(
+            "ACC: correlation of forecast and truth, both less the training climatology. Latitude-weighted: a cell "
+            "counts by the cosine of its latitude, as in WeatherBench."
+        )
+    if meta.n_missing:
+        notes.append("Missing values of the truth are not scored.")
     notes += [f"{name}: {scores['reason']}." for name, scores in baselines.items() if "reason" in scores]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"# {meta.title}\n\n{rows}\n\n" + "".join(f"- {note}\n" for note in notes)

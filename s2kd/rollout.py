@@ -4,7 +4,6 @@ The previous day and week are not rolled out, being periodic, nor is the teacher
 alone.
 """
 
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -13,27 +12,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from s2kd.dataset import Meta
+from s2kd.dataset import Frames, Meta
 from s2kd.evaluation import evaluated_windows, lead_time
-from s2kd.naive import gaps_before
 
 
 def rollout_windows(
-    windows: pd.DataFrame, times: pd.DatetimeIndex, meta: Meta, factor: int
+    windows: pd.DataFrame, segment: Int[np.ndarray, " frame"], meta: Meta, factor: int
 ) -> Int[np.ndarray, " window"]:
-    """Ids of the test windows whose frames, extended to ``factor`` horizons, are all test frames without a gap in time.
+    """Ids of the test windows whose frames, extended to ``factor`` horizons, are all test frames of one unbroken run.
 
-    A test frame is one that a test window covers.
+    A test frame is one that a test window covers; ``segment`` are the numbers of the runs.
     """
     ids = evaluated_windows(windows)
     starts = windows["start"].to_numpy()[ids]
-    is_test = np.zeros(len(times), dtype=bool)
+    is_test = np.zeros(len(segment), dtype=bool)
     is_test[starts[:, None] + np.arange(meta.n_steps_input + meta.n_steps_output)] = True
     n_steps = meta.n_steps_input + factor * meta.n_steps_output
-    inside = starts + n_steps <= len(times)
+    inside = starts + n_steps <= len(segment)
     ids, starts = ids[inside], starts[inside]
     n_test = np.concatenate([[0], np.cumsum(is_test)])  # before each frame
-    segment = gaps_before(times, meta)
     whole = (n_test[starts + n_steps] - n_test[starts] == n_steps) & (segment[starts] == segment[starts + n_steps - 1])
     return ids[whole]
 
@@ -55,7 +52,7 @@ def roll_out(
 
 def evaluate_rollout(
     forecasts: Iterable[Float[Tensor, "_batch time channel height width"]],
-    frames: Float[np.ndarray, "frame channel height width"],
+    frames: Frames | Float[np.ndarray, "frame channel height width"],
     windows: pd.DataFrame,
     meta: Meta,
     ids: Int[np.ndarray, " window"],
@@ -63,14 +60,15 @@ def evaluate_rollout(
 ) -> pd.DataFrame:
     """MSE and RMSE of forecasts of ``factor`` times the horizon, one row a lead time; NaN where ``ids`` is empty.
 
-    The batches together hold the windows ``ids``, those that ``rollout_windows`` found, in that order.
+    The batches together hold the windows ``ids``, those that ``rollout_windows`` found, in that order. Missing targets
+    (NaN) are not scored.
 
     Raises:
         ValueError: the batches hold more or fewer windows than ``ids``.
     """
     n_steps = factor * meta.n_steps_output
     starts = windows["start"].to_numpy()
-    squared_error = torch.zeros(n_steps, dtype=torch.float64)
+    squared_error, n_known = torch.zeros((2, n_steps), dtype=torch.float64)
     done = 0
     for batch in forecasts:
         first = starts[ids[done : done + len(batch)]] + meta.n_steps_input
@@ -78,9 +76,11 @@ def evaluate_rollout(
         if done > len(ids):
             break
         targets = torch.from_numpy(frames[first[:, None] + np.arange(n_steps)]).double()
-        squared_error += (batch.cpu().double() - targets).square().sum((0, 2, 3, 4))
+        known = ~targets.isnan()
+        squared_error += torch.where(known, batch.cpu().double() - targets, 0.0).square().sum((0, 2, 3, 4))
+        n_known += known.sum((0, 2, 3, 4))
     if done != len(ids):
         raise ValueError(f"roll-outs of {len(ids)} windows were expected, the batches hold {done} or more")
-    mse = (squared_error / (len(ids) * math.prod(frames.shape[1:]))).numpy()
+    mse = (squared_error / n_known).numpy()
     rows = [lead_time(step, meta) | {"n_windows": len(ids)} for step in range(1, n_steps + 1)]
     return pd.DataFrame(rows).assign(mse=mse, rmse=np.sqrt(mse))

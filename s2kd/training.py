@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -27,9 +27,15 @@ def prediction_loss(
     predictions: Float[Tensor, "batch time channel y x"],
     targets: Float[Tensor, "batch time channel y x"],
     scale: Float[Tensor, "channel 1 1"],
+    valid: Bool[Tensor, "batch time channel y x"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean ((Ŷ − Y) / σ)², with σ (``scale``) of each channel in physical units: 1 is the error of the usual."""
-    return (((predictions - targets) / scale) ** 2).mean()
+    """Mean ((Ŷ − Y) / σ)², with σ (``scale``) of each channel in physical units: 1 is the error of the usual.
+
+    Of targets that are missing in places, the mean over those that are ``valid``; 0 where none is.
+    """
+    if valid is None:
+        return (((predictions - targets) / scale) ** 2).mean()
+    return _valid_squares(predictions, targets, scale, valid).sum() / valid.sum().clamp_min(1)
 
 
 def channel_scale(std: Float[Tensor, "channel y x"]) -> Float[Tensor, "channel 1 1"]:
@@ -41,9 +47,24 @@ def window_errors(
     predictions: Float[Tensor, "batch time channel y x"],
     targets: Float[Tensor, "batch time channel y x"],
     scale: Float[Tensor, "channel 1 1"],
+    valid: Bool[Tensor, "batch time channel y x"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """The prediction loss of each window by itself."""
-    return (((predictions - targets) / scale) ** 2).flatten(1).mean(1)
+    if valid is None:
+        return (((predictions - targets) / scale) ** 2).flatten(1).mean(1)
+    squares = _valid_squares(predictions, targets, scale, valid).flatten(1)
+    return squares.sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+
+
+def _valid_squares(
+    predictions: Float[Tensor, "batch time channel y x"],
+    targets: Float[Tensor, "batch time channel y x"],
+    scale: Float[Tensor, "channel 1 1"],
+    valid: Bool[Tensor, "batch time channel y x"],
+) -> Float[Tensor, "batch time channel y x"]:
+    """Squared errors in units of ``scale``, 0 where a target is missing."""
+    # Before the square: the gradient of the square of NaN would be NaN even where it is cut off.
+    return (torch.where(valid, predictions - targets, 0.0) / scale) ** 2
 
 
 def start(training: Training, seed: int) -> Accelerator:

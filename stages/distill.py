@@ -23,11 +23,12 @@ def main() -> None:
     import torch
 
     from s2kd.batches import Windows, load_batches
-    from s2kd.checkpoint import fingerprint, save_model, scratch
+    from s2kd.checkpoint import save_model
     from s2kd.dataset import Meta, frame_phases, grid_statistics, load_frames, load_times, load_windows
     from s2kd.distillation import DistilledStudent, compares_latents, distillation_loss, unexplained
     from s2kd.features import load_features
     from s2kd.params import load_params
+    from s2kd.scratch import fingerprint, scratch
     from s2kd.stage import UserError
     from s2kd.students.student import Student
     from s2kd.training import channel_scale, fit, start, window_errors
@@ -54,7 +55,7 @@ def main() -> None:
 
     meta, frames, times = Meta.load(args.meta), load_frames(args.frames), load_times(args.frames)
     windows = load_windows(args.windows)
-    phases, _ = frame_phases(times, meta, normalisation.period)
+    phases, _ = frame_phases(times, meta)
     mean, std = map(torch.from_numpy, grid_statistics(frames, times, windows, meta, normalisation))
     scale = channel_scale(std).to(accelerator.device)
     config = {
@@ -83,11 +84,12 @@ def main() -> None:
             weights,
             settings,
             done,
+            batch.get("valid"),
         )
 
     def error_fn(distilled, batch):
         predictions, _, projected = distilled(batch["inputs"], batch["phase"])
-        errors = {"prediction": window_errors(predictions, batch["targets"], scale)}
+        errors = {"prediction": window_errors(predictions, batch["targets"], scale, batch.get("valid"))}
         if learns_features:
             errors["reconstruction"] = unexplained(projected, batch["features"])
         return errors
@@ -111,7 +113,7 @@ def main() -> None:
         )
         if accelerator.is_main_process:
             learned_from = narrative.model_dump() if is_distilled else None
-            save_model(args.model, best.student, config, normalisation.period, learned_from)
+            save_model(args.model, best.student, config, meta.period, learned_from)
         accelerator.end_training()  # closes the curves and the process group
 
 

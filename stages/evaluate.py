@@ -23,8 +23,9 @@ def main() -> None:
     from s2kd.batches import Windows, load_batches
     from s2kd.checkpoint import load_model
     from s2kd.cost import count_flops, count_parameters, write_latency
-    from s2kd.dataset import Meta, frame_phases, load_frames, load_times, load_windows
+    from s2kd.dataset import Meta, frame_phases, load_frames, load_segments, load_times, load_windows
     from s2kd.evaluation import evaluate, evaluated_windows, hard_windows, write_evaluation
+    from s2kd.naive import climatology
     from s2kd.params import load_params
     from s2kd.rollout import evaluate_rollout, roll_out, rollout_windows
     from s2kd.students.student import Student
@@ -36,8 +37,10 @@ def main() -> None:
     student, details = load_model(args.model, Student)
     student = student.to(device)
     phases, _ = frame_phases(times, meta, details["period"])
-    test, extended = evaluated_windows(windows), rollout_windows(windows, times, meta, params.rollout)
-    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
+    test = evaluated_windows(windows)
+    extended = rollout_windows(windows, load_segments(args.frames), meta, params.rollout)
+    usual = climatology(frames, times, windows, meta)
+    hard = hard_windows(frames, windows, meta, usual, params.hard_fraction)
 
     def inputs_of(batch):
         return batch["inputs"].to(device), batch["phase"].to(device)
@@ -48,7 +51,7 @@ def main() -> None:
             yield roll_out(student, *inputs_of(batch), n_horizons)
 
     with torch.inference_mode():
-        evaluation = evaluate(forecasts(test, 1), frames, windows, meta, hard)
+        evaluation = evaluate(forecasts(test, 1), frames, windows, meta, usual, hard)
         rollout = evaluate_rollout(forecasts(extended, params.rollout), frames, windows, meta, extended, params.rollout)
     inputs = inputs_of(Windows(frames, phases, windows.iloc[test], meta).__getitems__([0]))
     cost = {"parameters": count_parameters(student), "flops": count_flops(student, *inputs)}

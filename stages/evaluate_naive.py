@@ -19,30 +19,33 @@ def main() -> None:
     import torch
 
     from s2kd import naive
-    from s2kd.dataset import Meta, load_frames, load_times, load_windows
+    from s2kd.dataset import Meta, load_frames, load_segments, load_times, load_windows
     from s2kd.evaluation import evaluate, evaluated_windows, hard_windows, write_evaluation
     from s2kd.params import load_params
     from s2kd.rollout import evaluate_rollout, rollout_windows
-    from s2kd.windows import train_mask
 
     params = load_params("evaluation")
     meta = Meta.load(arguments.meta)
     frames, times = load_frames(arguments.frames), load_times(arguments.frames)
-    windows = load_windows(arguments.windows)
+    segment, windows = load_segments(arguments.frames), load_windows(arguments.windows)
     starts = windows["start"].to_numpy()
-    test, extended = evaluated_windows(windows), rollout_windows(windows, times, meta, params.rollout)
-    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
+    test, extended = evaluated_windows(windows), rollout_windows(windows, segment, meta, params.rollout)
+    usual = naive.climatology(frames, times, windows, meta)
+    hard = hard_windows(frames, windows, meta, usual, params.hard_fraction)
     folders = (arguments.metrics_dir, arguments.examples_dir)
     # Indices of the frames to forecast, a row a window.
     targets = starts[test, None] + meta.n_steps_input + np.arange(meta.n_steps_output)
     far_targets = starts[extended, None] + meta.n_steps_input + np.arange(params.rollout * meta.n_steps_output)
 
-    def batches(maps, indices):
-        for first in range(0, len(indices), params.batch_size):
-            yield torch.from_numpy(maps[indices[first : first + params.batch_size]])
+    def batches(forecast, *indices):
+        for first in range(0, len(indices[0]), params.batch_size):
+            yield torch.from_numpy(forecast(*(index[first : first + params.batch_size] for index in indices)))
 
-    def roll_out(maps, indices):
-        return evaluate_rollout(batches(maps, indices), frames, windows, meta, extended, params.rollout)
+    def repeat(source, targets):
+        return naive.repeat(frames, source, targets, usual)
+
+    def roll_out(forecasts):
+        return evaluate_rollout(forecasts, frames, windows, meta, extended, params.rollout)
 
     for name, seconds in naive.PERIODS.items():
         period = naive.period_in_steps(name, meta)
@@ -50,22 +53,23 @@ def main() -> None:
         if period is None:
             source, usable = np.empty((0, meta.n_steps_output), dtype=int), np.zeros(len(test), dtype=bool)
             reason = f"a time step of {meta.time_step:g} s does not divide {seconds:g} s"
+            if meta.nominal_time:
+                reason = "the time stamps only count steps and tell no time of day"
         else:
-            source, usable = naive.sources(starts[test], period, times, meta)
+            source, usable = naive.sources(starts[test], period, segment, meta)
             source = source[usable]
             if n_missing := int((~usable).sum()):
                 reason = f"{n_missing} of {len(test)} test windows lack frames far enough back without a gap"
         print(f"{name}: {int(usable.sum())} of {len(test)} test windows" + (f"; {reason}" if reason else ""))
-        evaluation = evaluate(batches(frames, source), frames, windows, meta, hard, ids=test[usable])
+        forecasts = batches(repeat, source, targets[usable])
+        evaluation = evaluate(forecasts, frames, windows, meta, usual, hard, ids=test[usable])
         last = np.broadcast_to(far_targets[:, :1] - 1, far_targets.shape)
-        rollout = roll_out(frames, last) if name == "last_frame" else None
+        rollout = roll_out(batches(repeat, last, far_targets)) if name == "last_frame" else None
         write_evaluation(evaluation, name, *folders, reason=reason, rollout=rollout)
 
-    is_train = train_mask(len(frames), windows, meta.n_steps_input + meta.n_steps_output)
-    means, phase = naive.climatology(frames, times, is_train, meta)
-    evaluation = evaluate(batches(means, phase[targets]), frames, windows, meta, hard)
-    write_evaluation(evaluation, "climatology", *folders, rollout=roll_out(means, phase[far_targets]))
-    print(f"climatology: mean of {is_train.sum()} training frames in {len(means)} phases")
+    evaluation = evaluate(batches(usual.at, targets), frames, windows, meta, usual, hard)
+    write_evaluation(evaluation, "climatology", *folders, rollout=roll_out(batches(usual.at, far_targets)))
+    print(f"climatology: mean of the training frames in {len(usual.means)} phases")
 
 
 if __name__ == "__main__":

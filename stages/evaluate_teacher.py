@@ -26,6 +26,7 @@ def main() -> None:
     from s2kd.cost import count_flops, count_parameters, write_latency
     from s2kd.dataset import Meta, frame_phases, load_frames, load_times, load_windows
     from s2kd.evaluation import evaluate, hard_windows, write_evaluation
+    from s2kd.naive import climatology
     from s2kd.params import load_params
     from s2kd.teacher import Teacher
 
@@ -38,14 +39,15 @@ def main() -> None:
     phases, _ = frame_phases(times, meta, details["period"])
     texts = Texts(args.embeddings, len(windows))
     test = Windows(frames, phases, windows[windows["split"] == "test"], meta, texts)
-    hard = hard_windows(frames, times, windows, meta, params.hard_fraction)
+    usual = climatology(frames, times, windows, meta)
+    hard = hard_windows(frames, windows, meta, usual, params.hard_fraction)
 
     def inputs_of(batch):
         return [batch[name].to(device) for name in ("inputs", "phase", "text", "text_mask")]
 
     with torch.inference_mode():
         batches = load_batches(test, params.batch_size, shuffle=False)
-        evaluation = evaluate((teacher(*inputs_of(batch))[0] for batch in batches), frames, windows, meta, hard)
+        evaluation = evaluate((teacher(*inputs_of(batch))[0] for batch in batches), frames, windows, meta, usual, hard)
     inputs = inputs_of(test.__getitems__([0]))
     cost = {"parameters": count_parameters(teacher), "flops": count_flops(teacher, *inputs)}
     folders = (args.metrics_dir, args.examples_dir)

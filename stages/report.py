@@ -75,7 +75,7 @@ def main() -> None:
     latency = pd.DataFrame.from_dict(latencies, orient="index")
     write_text(arguments.latency, latency.to_csv(index_label="model", lineterminator="\n"))
 
-    figures.draw_lead_time(arguments.figures / "lead_time.png", lead_times, rollouts, meta.title, report.units(meta))
+    figures.draw_lead_time(arguments.figures / "lead_time.png", lead_times, rollouts, meta, report.units(meta))
     figures.draw_spectra(arguments.figures / "spectra.png", spectra, meta.title, report.units(meta))
     figures.draw_training(arguments.figures / "training.png", curves, meta.title)
     figures.draw_forecast(arguments.figures / "forecast.png", truth, examples, times, meta)

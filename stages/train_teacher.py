@@ -20,9 +20,10 @@ def main() -> None:
     import torch
 
     from s2kd.batches import Texts, Windows, load_batches
-    from s2kd.checkpoint import fingerprint, save_model, scratch
+    from s2kd.checkpoint import save_model
     from s2kd.dataset import Meta, frame_phases, grid_statistics, load_frames, load_times, load_windows
     from s2kd.params import load_params
+    from s2kd.scratch import fingerprint, scratch
     from s2kd.stage import UserError
     from s2kd.teacher import Teacher
     from s2kd.training import channel_scale, fit, prediction_loss, start, window_errors
@@ -43,7 +44,7 @@ def main() -> None:
             f"{meta.n_steps_input} input steps of {meta.dataset}; choose a divisor"
         )
     texts = Texts(args.embeddings, len(windows))
-    phases, _ = frame_phases(times, meta, normalisation.period)
+    phases, _ = frame_phases(times, meta)
     mean, std = map(torch.from_numpy, grid_statistics(frames, times, windows, meta, normalisation))
     scale = channel_scale(std).to(accelerator.device)
     config = {
@@ -61,11 +62,11 @@ def main() -> None:
         return model(*(batch[name] for name in ("inputs", "phase", "text", "text_mask")))[0]
 
     def loss_fn(model, batch, done):
-        loss = prediction_loss(predict(model, batch), batch["targets"], scale)
+        loss = prediction_loss(predict(model, batch), batch["targets"], scale, batch.get("valid"))
         return loss, {"prediction": loss}
 
     def error_fn(model, batch):
-        return {"prediction": window_errors(predict(model, batch), batch["targets"], scale)}
+        return {"prediction": window_errors(predict(model, batch), batch["targets"], scale, batch.get("valid"))}
 
     with scratch("train_teacher", key, is_main=accelerator.is_main_process) as folder:
         teacher = fit(
@@ -81,7 +82,7 @@ def main() -> None:
             args.curves,
         )
         if accelerator.is_main_process:
-            save_model(args.model, teacher, config, normalisation.period, narrative.model_dump())
+            save_model(args.model, teacher, config, meta.period, narrative.model_dump())
         accelerator.end_training()  # closes the curves and the process group
 
 

@@ -47,10 +47,9 @@ def write_params(path: Path) -> None:
     params = yaml.load(ROOT / "params.yaml")
     params["datasets"]["toy"] = params["datasets"]["file"]
     toy = params["datasets"]["toy"]
-    toy.update({"n_steps_input": 4, "n_steps_output": 3, "stride": 3})
+    toy.update({"n_steps_input": 4, "n_steps_output": 3, "stride": 3, "period": "day"})
     toy["source"].update({"path": "air.nc", "variables": ["air"]})
     params["runs"].update({"variants": list(VARIANTS), "seeds": [0]})
-    params["normalisation"]["period"] = "day"
     params["teacher"]["model"] = params["student"]["model"] = "toy"
     params["teachers"]["toy"] = {
         "n_steps_latent": 2, "width": 16, "stride": 4, "encoder_depth": 1, "alignment_depth": 1, "evolution_depth": 1,

@@ -20,7 +20,7 @@ def a_meta() -> Meta:
         dataset="toy", title="Toy", domain="weather", country=None, channels=("a", "b"), units=("1", "1"),
         time_step=3600.0, start="2001-01-01T00:00:00", n_frames=30, n_steps_input=N_STEPS_INPUT,
         n_steps_output=N_STEPS_OUTPUT, y_name="y", x_name="x", y=(0.0, 1.0), x=(0.0, 1.0, 2.0), mean=(0.0, 0.0),
-        std=(1.0, 1.0), licence="-", citation="-",
+        std=(1.0, 1.0), period="none", missing="refuse", n_missing=0, nominal_time=False, licence="-", citation="-",
     )  # fmt: skip
 
 
@@ -57,6 +57,15 @@ def test_a_window_is_its_slice():
     assert torch.equal(batch["inputs"], torch.from_numpy(np.stack([frames[10:13], frames[0:3]])))
     assert torch.equal(batch["targets"], torch.from_numpy(np.stack([frames[13:15], frames[3:5]])))
     assert batch["phase"].tolist() == [15, 5]
+
+
+def test_where_values_are_missing_the_valid_targets_are_marked():
+    frames, meta = some_frames(), a_meta().model_copy(update={"n_missing": 2})
+    frames[1, 0, 0, 0] = frames[4, 1, 1, 2] = np.nan  # an input and a target of window 0
+    batch = Windows(frames, PHASES, some_windows(), meta).__getitems__([0])
+    assert batch["valid"].shape == batch["targets"].shape
+    assert (~batch["valid"]).nonzero().tolist() == [[0, 1, 1, 1, 2]]
+    assert batch["inputs"].isnan().nonzero().tolist() == [[0, 1, 0, 0, 0]]
 
 
 def test_the_windows_of_a_split_are_its_own():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from s2kd.checkpoint import fingerprint, load_model, load_state, save_model, save_state, scratch
+from s2kd.checkpoint import load_model, load_state, save_model, save_state
 from s2kd.layers import Standardise
 from s2kd.params import Weights
 from s2kd.stage import UserError
@@ -221,7 +221,7 @@ def test_only_the_main_process_makes_and_removes(root):
 
 def test_a_second_process_is_refused_until_the_first_has_gone(root):
     code = (
-        "import sys; from s2kd.checkpoint import scratch\n"
+        "import sys; from s2kd.scratch import scratch\n"
         f"with scratch('distill-s2kd-1', '{B}', is_main=True):\n"
         "    print('in', flush=True); sys.stdin.read()"
     )

@@ -356,6 +356,21 @@ def test_without_weights_the_prediction_loss_is_all():
         assert total.item() == terms["prediction"].item()
 
 
+def test_missing_targets_leave_the_other_terms_as_they_are():
+    model = a_student()
+    predictions, features, projected = model(some_inputs(), PHASE)
+    targets = torch.zeros(2, 2, 1, 6, 8)
+    targets[..., 5:] = torch.nan
+    forecasts = torch.ones(2, 2, 1, 6, 8)
+    given = (projected, some_features(1), forecasts, features, ALL, SETTINGS, 0.5)
+    total, terms = distillation_loss(predictions, targets, SCALE, *given, ~targets.isnan())
+    _, wanted, _ = loss_of(model, ALL)
+    assert {name: terms[name] for name in TERMS} == {name: wanted[name] for name in TERMS}
+    torch.testing.assert_close(terms["prediction"], prediction_loss(predictions[..., :5], targets[..., :5], SCALE))
+    total.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_what_needs_the_features_of_the_teacher():
     assert not compares_latents(NONE)
     assert not compares_latents(NONE.model_copy(update={"output": 1.0}))

@@ -33,6 +33,19 @@ def test_each_frame_is_held_against_what_is_usual_at_its_time():
     assert torch.equal(standardise.inverse(torch.zeros_like(frames), phase).flatten(1), usual)
 
 
+def test_a_missing_value_takes_the_score_of_the_usual_and_changes_no_other():
+    generator = torch.Generator().manual_seed(0)
+    standardise = Standardise(torch.randn(24, 2, 3, 4, generator=generator), torch.rand(2, 3, 4, generator=generator))
+    frames = torch.randn(5, 6, 2, 3, 4, generator=generator)
+    phase = torch.arange(5)
+    whole = standardise(frames, phase)
+    missing = torch.rand(frames.shape, generator=generator) < 0.3
+    scores = standardise(frames.masked_fill(missing, torch.nan), phase)
+    assert torch.equal(scores, whole.masked_fill(missing, 0))
+    usual = standardise.inverse(scores, phase)[missing]
+    assert torch.equal(usual, standardise.inverse(torch.zeros_like(frames), phase)[missing])
+
+
 @pytest.mark.parametrize("n_phases", [1, 24])
 def test_the_inverse_undoes_standardise_at_every_phase(n_phases):
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from s2kd.metrics import (
     annuli,
+    anomaly_scores,
+    anomaly_sums,
     band_masks,
+    latitude_weights,
     pixel_scores,
     pixel_sums,
     power,
@@ -46,6 +49,100 @@ def test_rmse_is_the_root_of_the_pooled_mse():
     forecast = truth.clone()
     forecast[0] = 6  # one window of three is wrong by 6: a mean of roots would be 2
     assert pixel_scores(pixel_sums(forecast, truth, RANGE, None), RANGE)["rmse"] == pytest.approx(math.sqrt(12))
+
+
+def test_latitude_weights_are_the_areas_of_cells_on_both_grids_of_weatherbench():
+    """WeatherBench 2 weighs by the sine between the edges of a cell; the ends reach to the poles."""
+    for n_rows in (32, 128):  # 5.625° and 1.40625°
+        edges = torch.linspace(-90, 90, n_rows + 1, dtype=torch.float64)
+        areas = edges.deg2rad().sin().diff()
+        weights = latitude_weights(((edges[1:] + edges[:-1]) / 2).tolist())
+        torch.testing.assert_close(weights, areas / areas.mean())
+    assert latitude_weights([0.0, 60.0]).tolist() == pytest.approx([4 / 3, 2 / 3])
+    assert latitude_weights([60.0, 0.0]).tolist() == pytest.approx([2 / 3, 4 / 3])  # whichever way the rows run
+
+
+def two_rows(*rows: float) -> torch.Tensor:
+    """One window of one frame of one channel, whose rows of three cells lie at the equator and at 60° north."""
+    return torch.tensor(rows, dtype=torch.float64).reshape(1, 1, 1, 2, 1).expand(1, 1, 1, 2, 3).clone()
+
+
+def anomaly_correlation(forecast, truth, usual, weights=None) -> dict[str, float]:
+    return anomaly_scores(anomaly_sums(forecast, truth, usual, weights))
+
+
+def test_scores_by_latitude_of_two_rows_by_hand():
+    weights = latitude_weights([0.0, 60.0])  # 4/3 and 2/3
+    usual, truth, forecast = two_rows(10, 10), two_rows(12, 11), two_rows(11, 13)  # anomalies 2, 1 and 1, 3
+    value_range = RANGE[:, :1]
+    scores = pixel_scores(pixel_sums(forecast, truth, value_range, None, weights), value_range)
+    assert scores["rmse"] == pytest.approx(math.sqrt((1 + 4) / 2))
+    assert scores["rmse_latitude"] == pytest.approx(math.sqrt((4 / 3 * 1 + 2 / 3 * 4) / 2))
+    assert anomaly_correlation(forecast, truth, usual, weights) == pytest.approx(
+        {
+            "acc": (2 * 1 + 1 * 3) / math.sqrt((4 + 1) * (1 + 9)),
+            "acc_latitude": (2 * 2 * 1 + 1 * 3) / math.sqrt((2 * 4 + 1) * (2 * 1 + 9)),
+        }
+    )
+    without = pixel_scores(pixel_sums(forecast, truth, value_range, None), value_range)
+    assert "rmse_latitude" not in without
+    assert set(anomaly_correlation(forecast, truth, usual)) == {"acc"}
+
+
+def test_anomaly_correlation_of_perfect_opposite_and_usual_forecasts():
+    truth, usual, weights = random(10), random(11), latitude_weights(torch.linspace(80, -80, 16).tolist())
+    for factor, correlation in ((1, 1), (0.5, 1), (-1, -1), (-3, -1)):
+        scores = anomaly_correlation(usual + factor * (truth - usual), truth, usual, weights)
+        assert scores == pytest.approx({"acc": correlation, "acc_latitude": correlation})
+    assert all(math.isnan(score) for score in anomaly_correlation(usual, truth, usual, weights).values())
+    chance = anomaly_correlation(usual + random(12), truth, usual)
+    assert chance["acc"] == pytest.approx(0, abs=0.1)
+
+
+def test_anomaly_correlation_does_not_let_a_channel_with_large_numbers_decide():
+    truth, usual = random(13), torch.zeros(SHAPE, dtype=torch.float64)
+    forecast = truth * torch.tensor([1.0, -1.0]).reshape(2, 1, 1)  # one channel perfect, one opposite
+    scale = torch.tensor([1.0, 1e4]).reshape(2, 1, 1)
+    assert anomaly_correlation(forecast * scale, truth * scale, usual)["acc"] == pytest.approx(0)
+
+
+def test_a_truth_that_is_missing_by_half_is_scored_over_the_other_half():
+    truth, forecast, usual = random(14), random(15), random(16)
+    value_range, weights = RANGE, latitude_weights(torch.linspace(80, -80, 16).tolist())
+    active = random(17, (2, 16, 32)) > 0
+    masked = truth.clone()
+    masked[..., 16:] = math.nan
+    half = [frames[..., :16] for frames in (forecast, truth)]
+    wanted = pixel_scores(pixel_sums(*half, value_range, active[..., :16], weights), value_range)
+    wanted |= anomaly_scores(anomaly_sums(*half, usual[..., :16], weights))
+    for unseen in (0.0, 1e3):
+        forecast[..., 16:] = unseen  # what is forecast where nothing is known changes nothing
+        found = pixel_scores(pixel_sums(forecast, masked, value_range, active, weights), value_range)
+        found |= anomaly_scores(anomaly_sums(forecast, masked, usual, weights))
+        assert found | {"ssim": 0} == pytest.approx(wanted | {"ssim": 0}, rel=1e-12)
+
+
+def test_images_with_holes_take_the_forecast_there_and_missing_images_do_not_count():
+    truth, forecast = random(18), random(19)
+    masked = truth.clone()
+    masked[..., 3:9, 5:20] = math.nan
+    filled = torch.where(masked.isnan(), forecast, truth)
+    for sums in (spectral_sums, lambda *images: pixel_sums(*images, RANGE, None)):
+        found, wanted = sums(forecast, masked), sums(forecast, filled)
+        for key in set(found) - ({"cells"} if "ssim" in found else set()):
+            torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=0, equal_nan=True)
+        gone = torch.cat([masked, torch.full_like(masked, math.nan)])
+        found, wanted = sums(torch.cat([forecast, forecast]), gone), sums(forecast, masked)
+        for key in found:
+            torch.testing.assert_close(found[key], wanted[key], rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_nothing_known_has_no_score():
+    nothing = torch.full(SHAPE, math.nan, dtype=torch.float64)
+    scores = pixel_scores(pixel_sums(random(20), nothing, RANGE, None), RANGE) | spectral_scores(
+        spectral_sums(random(20), nothing)
+    )
+    assert all(math.isnan(score) for score in scores.values())
 
 
 def test_active_cells_leave_out_the_others():

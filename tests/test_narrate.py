@@ -33,7 +33,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dataset="made", title="Made by hand", domain="traffic", country="US", channels=("inflow", "outflow"),
         units=("taxis", "taxis"), time_step=3600, start="2001-01-01T00:00:00", n_frames=N_FRAMES, n_steps_input=4,
         n_steps_output=2, y_name="latitude", x_name="longitude", y=tuple(range(40, 34, -1)), x=tuple(range(9)),
-        mean=(5, 5), std=(2, 2), licence="", citation="",
+        mean=(5, 5), std=(2, 2), period="none", missing="refuse", n_missing=0, nominal_time=False, licence="", citation="",
     )  # fmt: skip
     (tmp_path / "meta.json").write_text(meta.model_dump_json(indent=2))
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)

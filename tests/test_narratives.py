@@ -11,7 +11,7 @@ import pytest
 
 from s2kd.dataset import Meta
 from s2kd.narratives.calendar import calendar, day
-from s2kd.narratives.climatology import Climatology, means
+from s2kd.narratives.climatology import Climatology, filled, means
 from s2kd.narratives.controls import CONSTANT, corrupt, donors, texts
 from s2kd.narratives.facts import climatology, facts
 from s2kd.narratives.fields import STILL, acceleration, detail_share, displacement, tapered_spectra
@@ -44,8 +44,12 @@ def meta_of(domain: str, channels: tuple[str, ...], shape: tuple[int, int], n_in
         x_name="longitude" if globe else "x",
         y=tuple(float(50 - k) for k in range(height)) if globe else tuple(k + 0.5 for k in range(height)),
         x=tuple(float(200 + k) for k in range(width)) if globe else tuple(k + 0.5 for k in range(width)),
-        mean=tuple(0.0 for _ in channels),
+        mean=tuple(1.0 for _ in channels),
         std=tuple(1.0 for _ in channels),
+        period="none",
+        missing="refuse",
+        n_missing=0,
+        nominal_time=False,
         licence="",
         citation="",
     )
@@ -61,7 +65,7 @@ def blank(meta: Meta) -> Climatology:
     hours, days = {"traffic": (24, 2), "weather": (24, 1), "fluid": (1, 1)}[meta.domain]
     n = len(meta.channels)
     bounds = np.tile([0.5, 1.0], (n, 1))
-    names = ("change", "gradient", "detail", "acceleration")
+    names = ("change", "gradient", "detail", "acceleration", "rise")
     return Climatology(
         mean=np.zeros((hours, days, n, len(meta.y), len(meta.x)), np.float32),
         total=np.zeros((hours, days, n)),
@@ -242,6 +246,92 @@ def test_acceleration_compares_the_halves() -> None:
     assert acceleration(value[:1]) == 1
 
 
+@pytest.mark.parametrize("y", [(0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5), (7.5, 6.5, 5.5, 4.5, 3.5, 2.5, 1.5, 0.5)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_facts_of_a_plume(y: tuple[float, ...], mirrored: bool) -> None:
+    """On 8 x 10 cells, row 0 at the top in what is drawn here: a foot that becomes a stem with a leaning head."""
+    drawn = np.zeros((2, 8, 10), np.float32)
+    drawn[0, 6:, 4] = 2  # two cells high, one wide
+    drawn[1, 3:, 4] = 2
+    drawn[1, 2, 5:9] = 1
+    drawn[1, 1, 0] = 0.1  # too faint
+    ascending = y[0] < y[-1]
+    frames = drawn[:, :: -1 if ascending else 1, :: -1 if mirrored else 1]
+    x = tuple(range(10))
+    meta = meta_of("fluid", ("density",), (8, 10), n_input=2)
+    meta = meta.model_copy(update={"y": y, "x": x[::-1] if mirrored else x})
+    known = facts(frames[:, None], START, meta, blank(meta), "history").plume
+    assert (known.first_top, known.top, known.rises) == (25, 75, "high")
+    assert (known.first_width, known.width) == (1, 5)
+    upper, lower = drawn[1, :4].sum(axis=0), drawn[1, 4:].sum(axis=0)
+    assert known.leans == pytest.approx((upper @ np.arange(10)) / upper.sum() - (lower @ np.arange(10)) / lower.sum())
+    text = render(facts(frames[:, None], START, meta, blank(meta), "history"))["plume"]
+    assert text == "Plume top rises steeply from 25 to 75 % of the height, widens from 1 to 5 columns, leans right 1.6."
+
+
+def test_only_smoke_that_can_rise_has_a_plume() -> None:
+    frames = np.ones((2, 1, 24, 24), np.float32)
+    for update in ({"channels": ("vorticity",)}, {"y_name": "latitude"}, {"domain": "weather"}):
+        meta = FLUID.model_copy(update={"channels": ("density",), "n_steps_input": 2, **update})
+        assert facts(frames, START, meta, blank(meta), "history").plume is None
+    smoky = FLUID.model_copy(update={"n_steps_input": 2})
+    assert facts(frames, START, smoky, blank(smoky), "history").plume.top == 100
+    assert facts(0 * frames, START, smoky, blank(smoky), "history").plume is None
+
+
+def test_the_level_of_a_channel_that_balances_is_its_strength() -> None:
+    meta = FLUID.model_copy(update={"mean": (1.0, 0.001), "n_steps_input": 2})
+    frames = np.ones((2, 2, 24, 24), np.float32)
+    frames[:, 1, ::2], frames[1, 1] = -1, 3 * frames[1, 1]
+    frames[1, 1, ::2] = -3
+    density, u = facts(frames, START, meta, blank(meta), "history").levels
+    assert (density.kind, density.first, density.last) == ("mean", 1, 1)
+    assert (u.kind, u.first, u.last, u.change) == ("strength", 1, 3, "high")
+    text = render(facts(frames, START, meta, blank(meta), "history"))["mean"]
+    assert text == "Mean density stays slightly from 1.00 to 1.00 K; strength of u rises steeply from 1.0 to 3.0 K."
+
+
+# --- missing values and time ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER, FLUID], ids=lambda meta: meta.domain)
+def test_missing_values_count_as_usual(meta: Meta) -> None:
+    frames, times, windows = random_record(meta)
+    usual = climatology(frames, times, windows, meta)
+    gaps = np.random.default_rng(1).random(frames.shape) < 0.2
+    gaps[:, 0, 0, 0] = True
+    holey = np.where(gaps, np.nan, frames)
+    meta = meta.model_copy(update={"n_missing": int(gaps.sum())})
+    start, window = times[30].to_pydatetime(), slice(30, 54)
+    whole = filled(holey[window], start, meta, usual)
+    assert (whole[~gaps[window]] == frames[window][~gaps[window]]).all()
+    hours = np.zeros(24, int) if meta.domain == "fluid" else (30 + np.arange(24)) % 24
+    assert (whole[:, 0, 0, 0] == usual.mean[hours, 0, 0, 0, 0]).all()  # 3 July is a working day
+    told = render(facts(holey[window], start, meta, usual, "history_and_target"))
+    assert told == render(facts(whole, start, meta, usual, "history_and_target"))
+    texts = list(narrate(holey, times, windows.iloc[::20], meta, "history_and_target"))
+    assert not any("nan" in sentence for text in texts for sentence in text.values())
+
+
+@pytest.mark.parametrize("meta", [TRAFFIC, WEATHER], ids=lambda meta: meta.domain)
+def test_stamps_that_only_count_steps_are_not_read(meta: Meta) -> None:
+    frames, times, windows = random_record(meta)
+    nominal = meta.model_copy(update={"nominal_time": True})
+    usual = climatology(frames, times, windows, nominal)
+    assert usual.mean.shape[:2] == (1, 1)
+    for view in ("history", "history_and_target"):
+        told = render(facts(frames[:24], times[0].to_pydatetime(), nominal, usual, view))
+        assert told == render(facts(frames[:24], datetime(1999, 12, 31, 5), nominal, usual, view))
+        dated = render(
+            facts(frames[:24], times[0].to_pydatetime(), meta, climatology(frames, times, windows, meta), view)
+        )
+        lost = {"calendar", "calendar ahead", "usual ahead"}
+        assert list(told) == [kind for kind in dated if kind not in lost]
+    if meta is TRAFFIC:
+        peak = frames[:12, 0].sum(axis=(1, 2)).argmax() + 1
+        assert f"peak {frames[peak - 1, 0].sum():.0f} at step {peak}." in told["flow inflow"]
+
+
 # --- traffic -----------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +373,32 @@ def test_means_use_training_frames_by_hour_and_kind_of_day() -> None:
     changed = frames.copy()
     changed[123:] += 1
     assert (means(changed, times, train, TRAFFIC) == mean).all()
+
+
+@pytest.mark.parametrize("n_frames", [1, 7, 200])
+@pytest.mark.parametrize("missing", [False, True])
+def test_means_do_not_depend_on_the_blocks_they_are_summed_in(
+    n_frames: int, missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, times, windows = random_record(WEATHER)
+    frames += 1e4  # much larger than what varies
+    meta = WEATHER
+    if missing:
+        frames[np.random.default_rng(1).random(frames.shape) < 0.3] = np.nan
+        frames[:, 0, 0, 0] = np.nan
+        meta = WEATHER.model_copy(update={"n_missing": int(np.isnan(frames).sum())})
+    monkeypatch.setattr("s2kd.dataset.BLOCK_BYTES", n_frames * frames[0].nbytes)
+    train = train_mask(len(frames), windows, 24)
+    mean = means(frames, times, train, meta)
+    with np.errstate(invalid="ignore"):
+        for hour in range(24):
+            chosen = frames[train & (times.hour == hour)].astype(np.float64)
+            valid = ~np.isnan(chosen)
+            wanted = np.where(valid, chosen, 0).sum(axis=0) / valid.sum(axis=0)
+            if missing:
+                assert np.isnan(wanted[0, 0, 0])
+                wanted[0, 0, 0] = np.nanmean(frames[train, 0].astype(np.float64))
+            np.testing.assert_allclose(mean[hour, 0], wanted, rtol=1e-7)
 
 
 # --- text --------------------------------------------------------------------------------------------------------
@@ -360,6 +476,10 @@ def test_every_fact_reaches_the_text(meta: Meta, view: str) -> None:
         if getattr(known, name, None):
             moving = dataclasses.replace(getattr(known, name), still=False)  # so that its direction is told
             known = dataclasses.replace(known, **{name: moving})
+    for name in ("plume", "plume_ahead"):
+        if getattr(known, name, None):
+            rising = dataclasses.replace(getattr(known, name), first_top=40.0, first_width=3)  # so that all is told
+            known = dataclasses.replace(known, **{name: rising})
     text = render(known)
     silent = (
         {"season"} if meta.domain == "traffic" else {"weekend", "neighbour", "holiday", "holiday_ahead", "same_day"}
@@ -393,7 +513,7 @@ def test_sentences_have_a_fixed_order_a_word_and_a_number() -> None:
             "Anomalies",
             "Largest change",
         ],
-        "fluid": ["Mean", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
+        "fluid": ["Mean", "Plume top", "Highest", "Lowest", "Most unusual", "Gradient", "Anomalies", "Largest change"],
     }
     for meta in (TRAFFIC, WEATHER, FLUID):
         frames, times, windows = random_record(meta)
@@ -548,6 +668,8 @@ def test_controls_that_cannot_be_are_the_users_mistake() -> None:
         controlled(WEATHER, text="shuffled", corruption=0.5)
     with pytest.raises(UserError, match="made is a fluid, which has no calendar"):
         controlled(FLUID, text="calendar")
+    with pytest.raises(UserError, match="made has no dates, hence no calendar"):
+        controlled(WEATHER.model_copy(update={"nominal_time": True}), text="calendar")
     with pytest.raises(UserError, match="another window of the split, but 'test' has only one"):
         donors(windows_of(train=np.arange(100), test=np.array([200])), 24, seed=0)
 

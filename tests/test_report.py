@@ -16,8 +16,10 @@ from matplotlib.image import imread
 from ruamel.yaml import YAML
 from scipy import stats
 
-from s2kd.dataset import Meta
+from s2kd.dataset import Meta, load_frames, load_times
 from s2kd.evaluation import evaluate, write_evaluation
+from s2kd.figures import draw_forecast
+from s2kd.naive import climatology
 from s2kd.params import load_params
 from s2kd.report import BASELINES, gain_percent, read_curve, spread, summarise
 from s2kd.rollout import evaluate_rollout, rollout_windows
@@ -106,6 +108,12 @@ def change_params(source: Path, path: Path, group: str, values: dict) -> None:
     yaml.dump(params, path)
 
 
+def write_frames(path: Path, frames: np.ndarray, times: pd.DatetimeIndex) -> None:
+    plain = {"frames": {"chunks": frames.shape, "compressors": None}}
+    data = xr.Dataset({"frames": (("time", "channel", "y", "x"), frames)}, coords={"time": times})
+    data.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=plain)
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
     """Folder of a small data set, with evaluations and training curves of two variants with two seeds."""
@@ -114,9 +122,7 @@ def evaluated(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     frames = rng.gamma(2.0, size=(60, 2, 10, 12)).astype(np.float32).cumsum(-1)
     times = pd.date_range("2001-01-01", periods=60, freq="h")
-    xr.Dataset({"frames": (("time", "channel", "y", "x"), frames)}, coords={"time": times}).to_zarr(
-        root / "frames.zarr", zarr_format=3, consolidated=False
-    )
+    write_frames(root / "frames.zarr", frames, times)
     starts = np.arange(53)
     split = np.where(starts < 30, "train", np.where(starts < 40, "validation", "test"))
     windows = pd.DataFrame({"id": starts, "start": starts, "split": split})
@@ -124,13 +130,14 @@ def evaluated(tmp_path_factory) -> Path:
     meta = Meta(
         dataset="toy", title="Toy rain", domain="weather", country=None, channels=("a", "b"), units=("mm", "mm"),
         time_step=3600, start="2001-01-01T00:00:00", n_frames=60, n_steps_input=5, n_steps_output=3, y_name="latitude",
-        x_name="longitude", y=tuple(50.0 - np.arange(10)), x=tuple(range(12)), mean=(0, 0), std=(1, 1), licence="-",
-        citation="-",
+        x_name="longitude", y=tuple(50.0 - np.arange(10)), x=tuple(range(12)), mean=(0, 0), std=(1, 1), period="none",
+        missing="refuse", n_missing=0, nominal_time=False, licence="-", citation="-",
     )  # fmt: skip
     (root / "meta.json").write_text(meta.model_dump_json())
 
     truth = np.stack([frames[start + 5 : start + 8] for start in range(40, 53)])
-    extended = rollout_windows(windows, times, meta, 4)
+    extended = rollout_windows(windows, np.zeros(60, dtype=np.int64), meta, 4)
+    usual = climatology(frames, times, windows, meta)
     runs = load_params("runs", root / "params.yaml")
     trained = ["teacher", *(f"{variant}-{seed}" for variant in runs.variants for seed in runs.seeds)]
     for name in [*BASELINES, *trained]:
@@ -138,7 +145,13 @@ def evaluated(tmp_path_factory) -> Path:
         flops = None if name in BASELINES else 10**7
         empty = name == "previous_week"
         evaluation = evaluate(
-            [] if empty else [forecast], frames, windows, meta, np.array([41, 45]), np.arange(0) if empty else None
+            [] if empty else [forecast],
+            frames,
+            windows,
+            meta,
+            usual,
+            np.array([41, 45]),
+            np.arange(0) if empty else None,
         )
         reason = "too short a record" if empty else None
         rollout = None
@@ -192,6 +205,9 @@ def test_stage_writes_summary_table_and_figures_the_same_each_time(evaluated, tm
     assert "| MSE, hard windows | MSE, roll-out |" in text
     assert "Hard windows: the 2 in which" in text
     assert "Roll-out: 4 windows" in text
+    assert "| MSE, roll-out | RMSE, latitude-weighted | ACC, latitude-weighted | MSE gain" in text
+    assert "as in WeatherBench" in text
+    assert {"acc", "acc_latitude", "rmse_latitude"} <= set(summary["toy"]["teacher"]) & set(table.columns)
     first = {path.name: path.read_bytes() for path in (root / "out/figures").iterdir()}
     assert set(first) == {"lead_time.png", "spectra.png", "forecast.png", "training.png"}
     for path in (root / "out/figures").iterdir():
@@ -214,6 +230,31 @@ def test_a_teacher_that_read_the_targets_is_no_forecaster(evaluated, tmp_path, m
     assert "history_and_target" in (root / "out/results.md").read_text()
 
 
+def test_scores_by_latitude_are_for_machines_where_it_is_not_weather(evaluated, tmp_path, monkeypatch):
+    root = shutil.copytree(evaluated, tmp_path / "run")
+    meta = Meta.load(root / "meta.json")
+    (root / "meta.json").write_text(meta.model_copy(update={"domain": "traffic"}).model_dump_json())
+    run_stage(root, monkeypatch)
+    assert "ACC" not in (root / "out/results.md").read_text()
+    assert {"acc", "acc_latitude", "rmse_latitude"} <= set(pd.read_csv(root / "out/results.csv").columns)
+
+
+@pytest.mark.parametrize("part", [slice(0, 4), slice(None)])
+def test_figures_of_a_truth_with_holes_and_without_a_calendar(evaluated, tmp_path, monkeypatch, part):
+    root = shutil.copytree(evaluated, tmp_path / "run")
+    frames, times = load_frames(root / "frames.zarr")[np.arange(60)], load_times(root / "frames.zarr")
+    frames[40:, :, part] = np.nan
+    write_frames(root / "frames.zarr", frames, times)
+    meta = Meta.load(root / "meta.json").model_copy(update={"n_missing": 1, "nominal_time": True})
+    (root / "meta.json").write_text(meta.model_dump_json())
+    run_stage(root, monkeypatch)
+    for path in (root / "out/figures").iterdir():
+        assert imread(path)[..., :3].var() > 1e-3
+    text = (root / "out/results.md").read_text()
+    assert "Missing values of the truth are not scored." in text
+    assert "3 forecast, one step apart." in text
+
+
 @pytest.mark.parametrize(
     ("file", "command"),
     [
@@ -231,6 +272,15 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(evaluated, tmp_p
     (root / file).unlink()
     with pytest.raises(UserError, match=rf"{file} is missing; run `dvc repro {command}` "):
         run_stage(root, monkeypatch)
+
+
+def test_north_is_up_whichever_way_the_rows_run(evaluated, tmp_path):
+    meta, times = Meta.load(evaluated / "meta.json"), pd.date_range("2001-01-01", periods=3, freq="h")
+    truth = load_frames(evaluated / "frames.zarr")[np.arange(3)]
+    northward = meta.model_copy(update={"y": meta.y[::-1]})
+    draw_forecast(tmp_path / "down.png", truth, {"s2kd": truth + 1}, times, meta)
+    draw_forecast(tmp_path / "up.png", truth[:, :, ::-1], {"s2kd": truth[:, :, ::-1] + 1}, times, northward)
+    assert (tmp_path / "down.png").read_bytes() == (tmp_path / "up.png").read_bytes()
 
 
 def test_training_curve_is_read_as_dvclive_writes_it(tmp_path):

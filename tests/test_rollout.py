@@ -9,6 +9,7 @@ import torch
 
 from s2kd.dataset import Meta
 from s2kd.evaluation import evaluate, write_evaluation
+from s2kd.naive import Climatology
 from s2kd.rollout import evaluate_rollout, roll_out, rollout_windows
 
 
@@ -16,7 +17,8 @@ def a_meta(n_steps_input: int, n_steps_output: int, n_frames: int = 60) -> Meta:
     return Meta(
         dataset="toy", title="Toy", domain="weather", country=None, channels=("a",), units=("1",), time_step=3600,
         start="2001-01-01T00:00:00", n_frames=n_frames, n_steps_input=n_steps_input, n_steps_output=n_steps_output,
-        y_name="y", x_name="x", y=(0, 1, 2), x=(0, 1), mean=(0,), std=(1,), licence="-", citation="-",
+        y_name="y", x_name="x", y=(0, 1, 2), x=(0, 1), mean=(0,), std=(1,), period="none", missing="refuse",
+        n_missing=0, nominal_time=False, licence="-", citation="-",
     )  # fmt: skip
 
 
@@ -27,8 +29,9 @@ def some_windows(split_starts: dict[str, list[int]]) -> pd.DataFrame:
     return windows
 
 
-def hours(n: int) -> pd.DatetimeIndex:
-    return pd.date_range("2001-01-01", periods=n, freq="h")
+def unbroken(n: int) -> np.ndarray:
+    """Numbers of the runs of ``n`` frames that are all in one."""
+    return np.zeros(n, dtype=np.int64)
 
 
 def powers(factor: float, n_steps_output: int, seen: list):
@@ -50,7 +53,7 @@ def test_error_of_a_linear_model_grows_as_its_powers(n_steps_input, n_steps_outp
     n_steps = 3 * n_steps_output
     starts = list(range(40 - n_steps_input - n_steps_output + 1))
     windows = some_windows({"test": starts})
-    ids = rollout_windows(windows, hours(40), meta, 3)
+    ids = rollout_windows(windows, unbroken(40), meta, 3)
     assert ids.tolist() == list(range(40 - n_steps_input - n_steps + 1))
 
     def forecasts():
@@ -87,19 +90,31 @@ def test_a_roll_out_stays_in_an_unbroken_run_of_test_frames():
     windows = some_windows({"train": list(range(7)), "validation": [38, 39, 40], "test": starts})
     start_of = windows["start"].to_numpy()
 
-    def usable(times: pd.DatetimeIndex) -> list[int]:
-        return start_of[rollout_windows(windows, times, a_meta(2, 1), 3)].tolist()
+    def usable(segment: np.ndarray) -> list[int]:
+        return start_of[rollout_windows(windows, segment, a_meta(2, 1), 3)].tolist()
 
-    assert usable(hours(60)) == [10, 11, 12, 13, 30, 31, 32, *range(50, 56)]
-    gap = hours(61).delete(55)  # an hour is missing between frames 54 and 55
+    assert usable(unbroken(60)) == [10, 11, 12, 13, 30, 31, 32, *range(50, 56)]
+    gap = np.repeat([0, 1], [55, 5])  # an hour is missing, or an event ends, between frames 54 and 55
     assert usable(gap) == [10, 11, 12, 13, 30, 31, 32, 50, 55]
 
 
 def test_windows_that_lie_apart_make_no_run_and_those_that_touch_do():
     meta = a_meta(2, 1)
     touching, apart = some_windows({"test": [0, 3, 6]}), some_windows({"test": [0, 4, 8]})
-    assert rollout_windows(touching, hours(60), meta, 3).tolist() == [0, 1]
-    assert rollout_windows(apart, hours(60), meta, 3).tolist() == []
+    assert rollout_windows(touching, unbroken(60), meta, 3).tolist() == [0, 1]
+    assert rollout_windows(apart, unbroken(60), meta, 3).tolist() == []
+
+
+def test_missing_targets_are_not_scored():
+    meta, windows = a_meta(2, 1), some_windows({"test": [0, 3, 6]})
+    frames = np.zeros((60, 1, 3, 2), dtype=np.float32)
+    frames[3, :, 1:] = np.nan  # the second target of the first window, the first row apart; the first one's last input
+    frames[7] = np.nan  # the third target of the second window
+    forecast = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1, 1).expand(2, 3, 1, 3, 2).clone()
+    forecast[0, 1, :, 0] = 5
+    table = evaluate_rollout([forecast], frames, windows, meta, np.array([0, 1]), 3)
+    # At the second lead time 2 cells of 5 and 6 of 2 count, at the third those of the first window alone.
+    assert table["mse"].tolist() == [1, (2 * 25 + 6 * 4) / 8, 9]
 
 
 def test_no_window_gives_nulls_and_a_reason(tmp_path):
@@ -108,7 +123,8 @@ def test_no_window_gives_nulls_and_a_reason(tmp_path):
     frames = np.zeros((60, 1, 3, 2), dtype=np.float32)
     frames[3] = 1
     rollout = evaluate_rollout([], frames, windows, meta, np.arange(0), 4)
-    evaluation = evaluate([torch.zeros(2, 1, 1, 3, 2)], frames, windows, meta, np.array([2]))
+    usual = Climatology(np.zeros((1, 1, 3, 2), dtype=np.float32), np.zeros(60, dtype=np.int64))
+    evaluation = evaluate([torch.zeros(2, 1, 1, 3, 2)], frames, windows, meta, usual, np.array([2]))
     write_evaluation(evaluation, "toy-0", tmp_path, tmp_path, rollout=rollout)
     written = json.loads((tmp_path / "toy-0.json").read_text())
     assert (written["mse_rollout"], written["n_windows_rollout"]) == (None, 0)

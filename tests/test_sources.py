@@ -6,15 +6,17 @@ import http.server
 import shutil
 import tarfile
 import threading
+import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
 from s2kd.params import FileSource, FlightsSource
-from s2kd.sources import file, flights
+from s2kd.sources import arrays, fetch, file, flights
 from s2kd.stage import UserError
 
 NCEP = Path(__file__).parents[2] / "shared/data/ncep_air_temperature_2013_2014.nc"
@@ -100,6 +102,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("S2KD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(flights, "URL", NOWHERE)
+    monkeypatch.setattr(fetch, "WAIT", 0)
     for name, content in TABLES.items():
         monkeypatch.setitem(flights.SHA256, name, hashlib.sha256(content).hexdigest())
     return tmp_path / "cache"
@@ -112,7 +115,7 @@ def put(folder: Path, tables: dict[str, bytes]) -> None:
 
 
 def held(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*")}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 @pytest.fixture
@@ -167,9 +170,9 @@ def test_a_corrupted_table_is_fetched_again(cache, serve):
 
 def test_wrong_bytes_are_never_kept(cache, serve):
     serve(WRONG)
-    with pytest.raises(UserError, match=r"hash of downloaded file.*airports.csv"):
+    with pytest.raises(UserError, match=r"airports.csv from http\S*/airports.csv has a wrong checksum"):
         flights.fetch()
-    assert held(cache) == {"flights-3m.parquet": b"the flights"}
+    assert "airports.csv" not in held(cache)
 
 
 def test_npm_is_the_second_way(cache, npm, tmp_path):
@@ -197,8 +200,11 @@ def test_without_any_way_the_error_says_what_to_put_where(cache):
 # --- file ----------------------------------------------------------------------------------------------------------
 
 
-def source(path: Path, *variables: str) -> FileSource:
-    return FileSource(name="file", path=str(path), variables=variables, licence="CC0", citation="Somebody, 2001")
+def source(
+    path: Path | str, *variables: str, start: str | None = None, step_minutes: float | None = None
+) -> FileSource:
+    text = {"licence": "CC0", "citation": "Somebody, 2001"}
+    return FileSource(name="file", path=str(path), variables=variables, start=start, step_minutes=step_minutes, **text)
 
 
 def grid(n_times: int = 4, **more: tuple) -> xr.Dataset:
@@ -261,9 +267,8 @@ def test_variables_become_channels_in_the_order_given(tmp_path, name):
     assert (data.attrs["license"], data.attrs["references"]) == ("CC0", "Somebody, 2001")
 
 
-def test_grib(tmp_path):
+def write_grib(path: Path) -> Path:
     eccodes = pytest.importorskip("eccodes", reason="writes the GRIB file")
-    path = tmp_path / "a.grib2"
     keys = {
         "Ni": 3,
         "Nj": 2,
@@ -284,7 +289,11 @@ def test_grib(tmp_path):
             eccodes.codes_set_values(message, 280.0 + 10 * time + np.arange(6))
             eccodes.codes_write(message, stream)
             eccodes.codes_release(message)
-    data = file.load(source(path, "t2m"))
+    return path
+
+
+def test_grib(tmp_path):
+    data = file.load(source(write_grib(tmp_path / "a.grib2"), "t2m"))
     np.testing.assert_allclose(
         data["frames"].to_numpy()[:, 0].reshape(3, 6), 280 + 10 * np.arange(3)[:, None] + np.arange(6), atol=1e-3
     )
@@ -341,13 +350,6 @@ def broken(**changes: object) -> xr.Dataset:
     return grid().assign_coords(**changes)
 
 
-def with_nan() -> xr.Dataset:
-    data = grid().load()
-    data["t"][2, 1, 0] = np.nan
-    data["t"][3, 0, 0] = np.inf
-    return data
-
-
 TIMES = pd.date_range("2001-01-01", periods=4, freq="6h")
 
 
@@ -365,11 +367,6 @@ TIMES = pd.date_range("2001-01-01", periods=4, freq="6h")
         (broken(time=TIMES[[0, 1, 1, 3]]), ["t"], r"1 times .* 06:00:00 after 2001-01-01 06:00:00 \(twice, frame 2\)"),
         (broken(time=TIMES[[0, 2, 1, 3]]), ["t"], r"06:00:00 after 2001-01-01 12:00:00 \(out of order, frame 2\)"),
         (broken(time=[1, 2, 3, 4]), ["t"], r"'time' has no dates of the standard calendar"),
-        (
-            with_nan(),
-            ["wind", "t"],
-            r"2 of 48 values are not finite; first 't' at 2001-01-01 12:00:00, row 1, column 0",
-        ),
         (grid(s=(("time", "lat", "lon"), np.full((4, 3, 2), "x"))), ["s"], r"'s' holds .*, not numbers"),
     ],
 )
@@ -389,3 +386,264 @@ def test_unreadable_files_are_explained(tmp_path):
             file.load(source(tmp_path / name, "t"))
     with pytest.raises(UserError, match="cannot be read"):
         file.load(source(tmp_path, "t"))  # a folder that is no Zarr
+    for name in ("a.npy", "a.npz", "a.h5", "a.mat"):
+        (tmp_path / name).write_text("no data")
+        with pytest.raises(UserError, match=rf"{name} cannot be read as \w+, .*fetch it again"):
+            file.load(source(tmp_path / name, "t", step_minutes=60))
+
+
+def test_missing_values_become_nan(tmp_path):
+    data = grid().load()
+    data["t"][2, 1, 0] = np.nan
+    data["t"].encoding |= {"dtype": "int16", "_FillValue": -9999, "scale_factor": 0.5}
+    frames = file.load(source(write(tmp_path / "a.nc", data), "t"))["frames"].to_numpy()
+    assert np.argwhere(np.isnan(frames)).tolist() == [[2, 0, 1, 0]]
+    assert frames[3, 0, 2, 1] == 23
+
+
+# --- file: lazily, also in other processes -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Dask cluster of one worker process."""
+    from distributed import Client
+
+    with Client(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as client:
+        yield client
+
+
+def write_array(path: Path, values: np.ndarray) -> Path:
+    """Write an array as data set ``u`` (of a ``.npy`` the only one) in one of the formats."""
+    match path.suffix:
+        case ".npy":
+            np.save(path, values)
+        case ".npz":
+            np.savez_compressed(path, u=values, v=values + 1) if "packed" in path.name else np.savez(path, u=values)
+        case _:
+            with h5py.File(path, "w") as stream:
+                stored = values.T if path.suffix == ".mat" else values  # MATLAB's first axis varies fastest
+                stream.create_dataset("u", data=stored, chunks=(1,) * stored.ndim, compression="gzip")
+    return path
+
+
+ARRAYS = ("c.npy", "fortran.npy", "a.npz", "fortran.npz", "packed.npz", "packed-fortran.npz", "a.h5", "a.hdf5", "a.mat")
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr", *ARRAYS])
+def test_opening_reads_no_frame_and_another_process_can(tmp_path, monkeypatch, cluster, name):
+    if name in ARRAYS:
+        values = np.random.default_rng(0).normal(size=(20, 2, 3, 4)).astype(np.float32)
+        path = write_array(tmp_path / name, np.asfortranarray(values) if "fortran" in name else values)
+        names = ("a", "b") if path.suffix == ".npy" else ("u",)
+    else:
+        path = write(tmp_path / name, grid(20))
+        values = np.stack([grid(20)["t"], grid(20)["wind"].transpose("time", "lat", "lon")], axis=1)
+        names = ("t", "wind")
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 200)
+    monkeypatch.chdir(tmp_path)  # where the worker is not
+    loaded = file.load(source(name, *names, **({"step_minutes": 60} if name in ARRAYS else {})))["frames"]
+    np.testing.assert_array_equal(cluster.compute(loaded.data).result(), values)
+    for scheduler in ("synchronous", "threads"):
+        np.testing.assert_array_equal(loaded.data.compute(scheduler=scheduler), values)
+        np.testing.assert_array_equal(loaded.data[[5, 3], 1:, ::2, -1].compute(scheduler=scheduler),
+                                      values[[5, 3], 1:, ::2, -1])  # fmt: skip
+
+
+def test_grib_is_read_by_another_process(tmp_path, cluster):
+    path = write_grib(tmp_path / "a.grib2")
+    loaded = file.load(source(path, "t2m"))["frames"]
+    np.testing.assert_array_equal(cluster.compute(loaded.data).result(), loaded.data.compute(scheduler="synchronous"))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5"])
+def test_a_task_reads_no_more_than_the_slice_asked_for(tmp_path, monkeypatch, name):
+    """One frame of many is read in a fraction of the bytes."""
+    values = np.zeros((4000, 1, 64, 64), np.float32)  # 64 MiB
+    path = tmp_path / name
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as stream:
+            stream.create_dataset("u", data=values, chunks=(10, 1, 64, 64))
+    else:
+        write_array(path, values)
+    lazy = arrays.npy(path) if path.suffix == ".npy" else arrays.lazy(path, "u")
+    assert lazy.chunksize[0] >= 1000
+    lazy[7].compute(scheduler="synchronous")  # imports what reads, for the first time
+    tracemalloc.start()
+    lazy[7].compute(scheduler="synchronous")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # a frame is 16 KiB, a chunk 16 MiB
+
+
+def test_chunks_are_whole_chunks_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 1000)
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        stream.create_dataset("u", data=np.zeros((50, 3, 5), np.float32), chunks=(7, 3, 5))
+    assert arrays.hdf5(tmp_path / "a.h5", "u").chunksize == (14, 3, 5)  # of 60 bytes a frame
+    data = grid(50)[["t"]]
+    data["t"].encoding |= {"chunksizes": (6, 3, 2)}
+    assert file.load(source(write(tmp_path / "a.nc", data), "t"))["frames"].chunks[0][:2] == (18, 18)
+    assert arrays.contiguous((50, 3, 5), 4) == (16, 3, 5)
+    assert arrays.contiguous((50, 300, 5), 4) == (1, 50, 5)  # what lies in one run of the file
+    assert arrays.contiguous((2, 3, 4000), 4) == (1, 1, 250)
+
+
+# --- file: plain arrays --------------------------------------------------------------------------------------------
+
+
+def test_plain_arrays_are_dated_by_the_parameters(tmp_path):
+    path = write_array(tmp_path / "a.npy", np.zeros((3, 2, 2), np.int16))
+    dated = file.load(source(path, "u", start="2014-04-01", step_minutes=90))
+    assert dated.indexes["time"].tolist() == pd.date_range("2014-04-01", periods=3, freq="90min").tolist()
+    assert "nominal_time" not in dated.attrs
+    counted = file.load(source(path, "u", step_minutes=90))
+    assert counted.indexes["time"].tolist() == pd.date_range("2000-01-01", periods=3, freq="90min").tolist()
+    assert counted.attrs["nominal_time"] == 1
+    assert counted["frames"].dtype == np.float32
+    with pytest.raises(UserError, match=r"a.npy has no times; give source.step_minutes"):
+        file.load(source(path, "u"))
+    with pytest.raises(UserError, match=r"a.nc has its own times; leave source.start"):
+        file.load(source(write(tmp_path / "a.nc", grid()), "t", step_minutes=60))
+
+
+def test_data_sets_become_channels_with_their_units(tmp_path):
+    values = np.arange(2 * 3 * 2 * 2, dtype=np.float64).reshape(2, 3, 2, 2)
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        stream.create_dataset("flow/uv", data=values[:, :2]).attrs.update(
+            units="m s-1", long_name=np.bytes_("velocity")
+        )
+        stream.create_dataset("density", data=values[:, 2]).attrs["_FillValue"] = values[1, 2, 0, 1]
+    data = file.load(source(tmp_path / "a.h5", "density", "flow/uv", step_minutes=1))
+    assert data["channel"].values.tolist() == ["density", "flow/uv_0", "flow/uv_1"]
+    assert data["units"].values.tolist() == ["", "m s-1", "m s-1"]
+    assert data["long_name"].values.tolist() == ["", "velocity", "velocity"]
+    frames = data["frames"].to_numpy()
+    np.testing.assert_array_equal(frames[:, 1:], values[:, :2])
+    assert np.argwhere(np.isnan(frames)).tolist() == [[1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "variables", "message"),
+    [
+        ("a.npy", np.zeros((3, 2, 2)), ("u", "v"), r"has 1 channels, and source.variables names 2 \(u, v\)"),
+        ("a.npy", np.zeros((3, 4)), ("u",), r"the array has rank 2, shape \(3, 4\); frames are \(time, y, x\)"),
+        ("a.npy", np.array([{}, {}]), ("u",), "holds object, not numbers"),
+        ("a.npy", np.zeros((0, 2, 2)), ("u",), r"is empty, of shape \(0, 2, 2\)"),
+        ("a.npz", np.zeros((3, 2, 2)), ("w",), "has no array 'w'; it has: u"),
+        ("packed.npz", np.zeros((3, 2, 2)), ("w",), "has no array 'w'; it has: u, v"),
+        ("a.h5", np.zeros((3, 2, 2)), ("w",), "has no data set 'w'; it has: u"),
+        ("a.h5", np.zeros((3, 2, 2), "S3"), ("u",), r"data set 'u' holds \|S3, not numbers"),
+    ],
+)
+def test_plain_arrays_that_cannot_be_used_are_explained(tmp_path, name, values, variables, message):
+    path = write_array(tmp_path / name, values)
+    with pytest.raises(UserError, match=message) as error:
+        file.load(source(path, *variables, step_minutes=60))
+    assert str(path) in str(error.value)
+
+
+def test_data_sets_on_different_grids_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", u=np.zeros((3, 2, 2)), v=np.zeros((3, 2, 2, 4)))
+    with pytest.raises(UserError, match=r"'u' and 'v' are on different grids, .* \(3, 2, 2\) and \(3, 2, 4\)"):
+        file.load(source(tmp_path / "a.npz", "u", "v", step_minutes=60))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "packed.npz", "a.h5"])
+def test_truncated_files_are_named(tmp_path, name):
+    path = write_array(tmp_path / name, np.random.default_rng(0).normal(size=(10, 8, 8)))
+    path.write_bytes(path.read_bytes()[:-2000])
+    what = "is truncated: its header says (10, 8, 8) of float64, which takes 5248 bytes, and there are 3248"
+    expected = what if name == "a.npy" else "no such file, truncated or corrupt"
+    with pytest.raises(UserError) as error:
+        file.load(source(path, "u", step_minutes=60))
+    assert f"{path} " in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_damage_inside_a_file_is_told_by_the_task_that_meets_it(tmp_path):
+    path = write_array(tmp_path / "packed.npz", np.random.default_rng(0).normal(size=(10, 8, 8)))
+    damaged = bytearray(path.read_bytes())
+    damaged[2000:2100] = bytes(100)
+    path.write_bytes(damaged)
+    frames = file.load(source(path, "u", step_minutes=60))["frames"]
+    with pytest.raises(UserError, match=r"packed.npz cannot be read as NumPy, .*fetch it again"):
+        frames.data.compute(scheduler="synchronous")
+
+
+# --- file: several -------------------------------------------------------------------------------------------------
+
+
+def days(*numbers: int, variable: str = "t") -> xr.Dataset:
+    """Some days of one variable, out of a record of twelve."""
+    whole = grid(48)[[variable]]
+    return whole.isel(time=np.concatenate([np.arange(4 * day, 4 * day + 4) for day in numbers]))
+
+
+def test_files_of_a_pattern_are_put_together_by_their_coordinates(tmp_path, cluster):
+    for name, day in [("a", 2), ("b", 0), ("c", 1)]:
+        for variable in ("t", "wind"):
+            write(tmp_path / f"{variable}_{name}.nc", days(day, variable=variable))
+    data = file.load(source(tmp_path / "*.nc", "wind", "t"))
+    assert data.indexes["time"].tolist() == pd.date_range("2001-01-01", periods=12, freq="6h").tolist()
+    expected = np.arange(12 * 6).reshape(12, 3, 2)
+    np.testing.assert_array_equal(
+        cluster.compute(data["frames"].data).result(), np.stack([100 + expected, expected], axis=1)
+    )
+    assert data["frames"].chunks[0] == (4, 4, 4)
+    assert data["y"].values.tolist() == [10.0, 20.0, 30.0]
+    assert data.attrs["source"] == "*.nc"
+    two = file.load(source(tmp_path / "t_[ab].nc", "t"))  # the day between is missing
+    assert two.indexes["time"].tolist() == days(0, 2).indexes["time"].tolist()
+
+
+def test_zarr_folders_of_a_pattern(tmp_path):
+    for day in (0, 1):
+        write(tmp_path / f"{day}.zarr", days(day))
+    frames = file.load(source(tmp_path / "*.zarr", "t"))["frames"]
+    np.testing.assert_array_equal(frames.to_numpy()[:, 0], np.arange(48).reshape(8, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (days(0, 1), r"overlap in time: 't' runs to 2001-01-01 18:00:00 in the first and from 2001-01-01 00:00:00 in"),
+        (
+            days(1).assign_coords(lat=[10.0, 20.0, 31.0]),
+            r"are on different grids: 't' is .*'lat': 3.* coordinates diff",
+        ),
+        (days(1).isel(lon=[0]), r"are on different grids: 't' is .*'lon': 2.* and .*'lon': 1"),
+        (days(1).assign(t=days(1)["t"].assign_attrs(units="degC")), r"have mixed units: 't' is in 'K' and 'degC'"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_both_named(tmp_path, second, message):
+    first, second = write(tmp_path / "a.nc", days(0)), write(tmp_path / "b.nc", second)
+    with pytest.raises(UserError, match=message) as error:
+        file.load(source(tmp_path / "*.nc", "t"))
+    assert f"{first} and {second}" in str(error.value)
+
+
+def test_variables_of_other_times_are_refused(tmp_path):
+    write(tmp_path / "a.nc", days(0, 1))
+    write(tmp_path / "b.nc", days(1, 2, variable="wind"))
+    with pytest.raises(UserError, match=r"variables 't' and 'wind' hold different times"):
+        file.load(source(tmp_path / "*.nc", "t", "wind"))
+
+
+def test_arrays_of_a_pattern_follow_each_other_by_the_numbers_in_their_names(tmp_path):
+    for number in (9, 10, 100):
+        np.save(tmp_path / f"part{number}.npy", np.full((2, 3, 3), number))
+    data = file.load(source(tmp_path / "part*.npy", "u", step_minutes=60))
+    assert data["frames"].to_numpy()[:, 0, 0, 0].tolist() == [9, 9, 10, 10, 100, 100]
+    np.save(tmp_path / "part101.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(UserError, match=r"part9.npy and .*part101.npy are on different grids: .* \(1, 3, 3\) and"):
+        file.load(source(tmp_path / "part*.npy", "u", step_minutes=60))
+
+
+def test_a_pattern_names_files_of_one_kind(tmp_path):
+    with pytest.raises(UserError, match=r"no file matches .*\*.nc; put the files there"):
+        file.load(source(tmp_path / "*.nc", "t"))
+    write(tmp_path / "a.nc", grid())
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 3)))
+    with pytest.raises(UserError, match=r"files of two kinds, such as .*a.nc and .*a.npy; name one kind"):
+        file.load(source(tmp_path / "a.n*", "t"))

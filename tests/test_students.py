@@ -63,6 +63,14 @@ def test_forward_is_the_forecast_of_with_features(model):
 
 
 @every_model
+def test_the_forecast_comes_from_the_features(model):
+    """They are what distillation pulls at, and balancing the pulls differentiates the forecast by them."""
+    predictions, features = a_student(model).with_features(*a_batch())
+    (gradient,) = torch.autograd.grad(predictions.square().sum(), features)
+    assert gradient.count_nonzero() > 0
+
+
+@every_model
 def test_a_grid_that_needs_padding_is_padded_by_its_edge_and_cropped(model):
     """On the grid that a student pads to, the same weights say the same of a frame that repeats its edge."""
     narrow, (inputs, phase) = a_student(model), a_batch()

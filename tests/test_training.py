@@ -246,6 +246,36 @@ def test_losses_by_hand():
     assert prediction_loss(predictions, targets, scale).item() == pytest.approx(sum(wanted) / 2)
 
 
+def test_missing_targets_are_neither_learnt_from_nor_counted():
+    generator = torch.Generator().manual_seed(0)
+    predictions, targets = torch.randn(2, 3, 4, 2, 5, 6, generator=generator).unbind()
+    predictions.requires_grad_()
+    scale = torch.tensor([2.0, 0.5])[:, None, None]
+    valid = torch.rand(targets.shape, generator=generator) < 0.7
+    half = torch.zeros_like(valid)
+    half[..., :3] = True
+    known = [frames[..., :3] for frames in (predictions, targets)]
+    missing = targets.masked_fill(~half, torch.nan)
+    torch.testing.assert_close(prediction_loss(predictions, missing, scale, half), prediction_loss(*known, scale))
+    torch.testing.assert_close(window_errors(predictions, missing, scale, half), window_errors(*known, scale))
+    every = torch.ones_like(valid)
+    torch.testing.assert_close(
+        prediction_loss(predictions, targets, scale, every), prediction_loss(predictions, targets, scale)
+    )
+    prediction_loss(predictions, targets.masked_fill(~valid, torch.nan), scale, valid).backward()
+    assert torch.equal(predictions.grad != 0, valid)
+    assert predictions.grad.isfinite().all()
+
+
+def test_a_window_without_a_target_has_no_error():
+    predictions, targets = torch.ones(2, 3, 1, 2, 2), torch.zeros(2, 3, 1, 2, 2)
+    targets[1] = torch.nan
+    scale = torch.full((1, 1, 1), 2.0)
+    assert window_errors(predictions, targets, scale, ~targets.isnan()).tolist() == [0.25, 0]
+    assert prediction_loss(predictions, targets, scale, ~targets.isnan()).item() == 0.25
+    assert prediction_loss(predictions[1:], targets[1:], scale, ~targets[1:].isnan()).item() == 0
+
+
 def test_the_scale_of_a_channel_is_the_root_mean_square_over_its_grid():
     std = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[2.0, 2.0], [2.0, 2.0]]])
     assert channel_scale(std).shape == (2, 1, 1)

@@ -9,13 +9,13 @@ import pytest
 
 from s2kd.params import Dataset
 from s2kd.stage import UserError
-from s2kd.windows import make_windows, statistics, time_step, train_mask
+from s2kd.windows import make_windows, segments, time_step, train_mask
 
 
 def dataset(split: dict, n_steps_input: int = 3, n_steps_output: int = 1, stride: int = 1) -> Dataset:
     source = {"name": "file", "path": "x.nc", "variables": ["a"], "licence": "", "citation": ""}
     sizes = {"n_steps_input": n_steps_input, "n_steps_output": n_steps_output, "stride": stride}
-    about = {"title": "Test", "domain": "weather", "country": None}
+    about = {"title": "Test", "domain": "weather", "country": None, "period": "none", "missing": "refuse"}
     return Dataset.model_validate({**about, **sizes, "source": source, "split": split})
 
 
@@ -23,8 +23,8 @@ def blocks(length: int = 10, gap: int = 2, pattern: tuple = ("train", "train", "
     return {"name": "blocks", "length": length, "gap": gap, "pattern": list(pattern)}
 
 
-def chronological(train_end: object = 0.5, validation_end: object = 0.75) -> dict:
-    return {"name": "chronological", "train_end": train_end, "validation_end": validation_end}
+def chronological(train_end: object = 0.5, validation_end: object = 0.75, trim: int = 0) -> dict:
+    return {"name": "chronological", "train_end": train_end, "validation_end": validation_end, "trim": trim}
 
 
 def hours(n: int) -> pd.DatetimeIndex:
@@ -135,18 +135,51 @@ def test_train_mask_covers_training_windows_only():
     assert np.flatnonzero(train_mask(12, windows, 4)).tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_statistics_in_closed_form():
-    frames = np.zeros((6, 2, 2, 2), np.float32)
-    frames[:4, 0] = np.array([1, 2, 3, 4])[:, None, None]
-    frames[:4, 1] = 1e4 + np.array([-1, 1, -1, 1])[:, None, None]  # float32 sums would lose this
-    mask = np.arange(6) < 4
-    mean, std = statistics(frames, mask)
-    np.testing.assert_allclose(mean, [2.5, 1e4])
-    np.testing.assert_allclose(std, [np.sqrt(1.25), 1])
-    assert mean.dtype == std.dtype == np.float64
+def test_trimmed_splits_have_openstl_s_counts():
+    """Hourly 12 to 12, trained on 2010 to 2015, tested on 2017 and 2018; two frames fewer than the years have."""
+    times = pd.date_range("2010-01-01", "2018-12-31 23:00", freq="h")
+    windows = make_windows(times, dataset(chronological("2016-01-01", "2017-01-01", trim=2), 12, 12))
+    assert windows["split"].value_counts().to_dict() == {"train": 52559, "validation": 8759, "test": 17495}
 
 
-def test_a_constant_channel_is_refused():
-    frames = np.stack([np.arange(5.0), np.full(5, 0.1)], axis=1).astype(np.float32)[:, :, None, None]
-    with pytest.raises(UserError, match=r"channel 1 \(from 0\) is 0.1"):
-        statistics(frames, np.ones(5, bool))
+def test_jitter_is_no_gap_but_a_missing_frame_is():
+    jitter = pd.to_timedelta(np.random.default_rng(0).integers(-99, 99, 50), unit="us")
+    assert segments(hours(50) + jitter).tolist() == [0] * 50
+    assert segments((hours(50) + jitter).delete(20)).tolist() == [0] * 20 + [1] * 29
+
+
+def test_no_window_spans_two_events():
+    event = np.repeat([4, 9, 1, 7], [6, 5, 4, 5])
+    windows = make_windows(hours(20), dataset({"name": "events", "validation": 1, "test": 1}), event)
+    assert starts(windows) == {"train": [0, 1, 2, 6, 7], "validation": [11], "test": [15, 16]}
+
+
+def test_parts_of_events_are_numbers_or_fractions():
+    event = np.arange(1200 * 20) // 20
+    times = hours(len(event))
+    by_number = make_windows(times, dataset({"name": "events", "validation": 100, "test": 100}, 10, 10), event)
+    assert by_number["split"].value_counts().to_dict() == {"train": 1000, "validation": 100, "test": 100}
+    by_fraction = make_windows(times, dataset({"name": "events", "validation": 0.25, "test": 0.5}, 10, 10), event)
+    assert by_fraction["split"].tolist() == ["train"] * 300 + ["validation"] * 300 + ["test"] * 600
+
+
+def test_the_published_split_is_kept_and_validation_comes_from_the_end_of_training():
+    event = np.arange(40) // 4
+    published = np.repeat(["train", "test", "", "train"], [20, 8, 4, 8]).astype(object)
+    windows = make_windows(hours(40), dataset({"name": "published", "validation": 2}), event, published)
+    assert starts(windows) == {"train": [0, 4, 8, 12, 16], "test": [20, 24], "validation": [32, 36]}
+    published[:4] = "validation"
+    windows = make_windows(hours(40), dataset({"name": "published", "validation": 0}), event, published)
+    assert starts(windows) == {"validation": [0], "train": [4, 8, 12, 16, 32, 36], "test": [20, 24]}
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"name": "events", "validation": 1, "test": 1}, "'Test' has no events; give it another split"),
+        ({"name": "published", "validation": 0}, "'Test' comes without a split; give it another"),
+    ],
+)
+def test_a_split_that_the_source_cannot_have(split, message):
+    with pytest.raises(UserError, match=message):
+        make_windows(hours(50), dataset(split))

@@ -35,6 +35,11 @@ class Calendar:
     season: str
 
 
+def has_calendar(meta: Meta) -> bool:
+    """Whether stamps are dates; those of a simulation, or of arrays without dates, only count steps."""
+    return meta.domain != "fluid" and not meta.nominal_time
+
+
 def calendar(start: datetime, meta: Meta) -> Calendar:
     """Read the calendar of the window whose first frame is stamped ``start``."""
     stamps = stamps_of(start, meta)

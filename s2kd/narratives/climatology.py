@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from s2kd.dataset import Meta
-from s2kd.narratives.calendar import day
+from s2kd.dataset import Frames, Meta, blocks
+from s2kd.narratives.calendar import day, has_calendar, stamps_of
 from s2kd.stage import UserError
 
 Grade = Literal["low", "middle", "high"]  # third of the training windows that a number falls into
@@ -30,9 +31,9 @@ class Climatology:
 def slots(times: pd.DatetimeIndex | list, meta: Meta) -> tuple[Int[np.ndarray, " time"], Int[np.ndarray, " time"]]:
     """Where frames belong in a climatology: hour of the day and, for traffic, 0 on working days, 1 on weekends.
 
-    A fluid has no clock: all its frames share one slot.
+    A fluid has no clock, nor has what only counts its steps: all its frames share one slot.
     """
-    if meta.domain == "fluid":
+    if not has_calendar(meta):
         return np.zeros(len(times), int), np.zeros(len(times), int)
     hours = np.array([time.hour for time in times])
     if meta.domain == "weather":
@@ -41,21 +42,46 @@ def slots(times: pd.DatetimeIndex | list, meta: Meta) -> tuple[Int[np.ndarray, "
 
 
 def means(
-    frames: Float[np.ndarray, "time channel y x"],
+    frames: Frames | Float[np.ndarray, "time channel y x"],
     times: pd.DatetimeIndex,
     seen: Bool[np.ndarray, " time"],
     meta: Meta,
 ) -> Float[np.ndarray, "hour day channel y x"]:
-    """Average the frames marked as seen by slot; a slot without frames gets the overall mean."""
+    """Average the frames marked as seen by slot, one block of them after the other; missing values do not count.
+
+    A slot without frames gets the overall mean, a cell without values its channel's.
+    """
     hours, days = slots(times, meta)
-    n_hours, n_days = {"traffic": (24, 2), "weather": (24, 1), "fluid": (1, 1)}[meta.domain]
-    mean = np.empty((n_hours, n_days, *frames.shape[1:]), np.float32)
-    mean[:] = frames[seen].mean(axis=0)
-    for hour in np.unique(hours[seen]):
-        for kind in np.unique(days[seen]):
-            if (chosen := seen & (hours == hour) & (days == kind)).any():
-                mean[hour, kind] = frames[chosen].mean(axis=0)
-    return mean
+    n_hours, n_days = ({"traffic": (24, 2), "weather": (24, 1)}[meta.domain]) if has_calendar(meta) else (1, 1)
+    cells = frames.shape[1:]
+    total = np.zeros((n_hours, n_days, *cells))
+    count = np.zeros((n_hours, n_days, *(cells if meta.n_missing else (1, 1, 1))))
+    for part, block in blocks(frames):
+        hour, kind = hours[part], days[part]
+        for slot in sorted(set(zip(hour[seen[part]].tolist(), kind[seen[part]].tolist(), strict=True))):
+            chosen = block[seen[part] & (hour == slot[0]) & (kind == slot[1])]
+            if meta.n_missing:
+                count[slot] += (~np.isnan(chosen)).sum(axis=0)
+                total[slot] += np.nansum(chosen, axis=0, dtype=np.float64)
+            else:
+                count[slot] += len(chosen)
+                total[slot] += chosen.sum(axis=0, dtype=np.float64)
+    every_total, every_count = total.sum(axis=(0, 1)), count.sum(axis=(0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        every = every_total / every_count
+        channel = every_total.sum(axis=(1, 2)) / (every_count * np.ones(cells)).sum(axis=(1, 2))
+        every = np.where(every_count > 0, every, channel[:, None, None])
+        return np.where(count > 0, total / count, every).astype(np.float32)
+
+
+def filled(
+    frames: Float[np.ndarray, "time channel y x"], start: datetime, meta: Meta, climatology: Climatology
+) -> Float[np.ndarray, "time channel y x"]:
+    """Give missing values of a window that starts at ``start`` the usual value of their time."""
+    if not meta.n_missing:
+        return frames
+    hours, days = slots(stamps_of(start, meta)[: len(frames)], meta)
+    return np.where(np.isnan(frames), climatology.mean[hours, days], frames)
 
 
 def training_starts(windows: pd.DataFrame, meta: Meta) -> Int[np.ndarray, " window"]:

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from s2kd.dataset import Meta
+from s2kd.narratives.calendar import has_calendar
 from s2kd.narratives.template import CALENDAR, Sentences, narrate_calendar
 from s2kd.params import Narrative
 from s2kd.stage import UserError
@@ -39,11 +40,9 @@ def texts(
             f"params.yaml: narrative.corruption = {params.corruption} swaps facts of the real narrative, but "
             f"narrative.text = {params.text!r}; set narrative.text to real or narrative.corruption to 0"
         )
-    if params.text == "calendar" and meta.domain == "fluid":
-        raise UserError(
-            f"params.yaml: narrative.text = 'calendar', but {meta.dataset} is a fluid, which has no calendar; choose "
-            "another text"
-        )
+    if params.text == "calendar" and not has_calendar(meta):
+        what = "is a fluid, which has no calendar" if meta.domain == "fluid" else "has no dates, hence no calendar"
+        raise UserError(f"params.yaml: narrative.text = 'calendar', but {meta.dataset} {what}; choose another text")
     if params.text == "none":
         return repeat("", len(windows))
     if params.text == "constant":

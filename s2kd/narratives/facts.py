@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from s2kd.dataset import Meta
-from s2kd.narratives.climatology import Climatology, means, terciles, training_starts
+from s2kd.dataset import Frames, Meta
+from s2kd.narratives.climatology import Climatology, filled, means, terciles, training_starts
 from s2kd.narratives.fields import FieldFacts, field_facts, field_measures
 from s2kd.narratives.traffic import TrafficFacts, traffic_facts, traffic_measures
 from s2kd.windows import train_mask
@@ -26,7 +26,7 @@ def n_seen(view: View, meta: Meta) -> int:
 
 
 def climatology(
-    frames: Float[np.ndarray, "time channel y x"], times: pd.DatetimeIndex, windows: pd.DataFrame, meta: Meta
+    frames: Frames | Float[np.ndarray, "time channel y x"], times: pd.DatetimeIndex, windows: pd.DataFrame, meta: Meta
 ) -> Climatology:
     """Learn from the training windows what is usual."""
     starts = training_starts(windows, meta)
@@ -36,7 +36,9 @@ def climatology(
     measures = traffic_measures if meta.domain == "traffic" else field_measures
 
     def measure(start: int) -> dict[str, np.ndarray]:
-        return measures(frames[start : start + meta.n_steps_input], times[start].to_pydatetime(), meta, ungraded)
+        first = times[start].to_pydatetime()
+        known = filled(frames[start : start + meta.n_steps_input], first, meta, ungraded)
+        return measures(known, first, meta, ungraded)
 
     return Climatology(mean, ungraded.total, terciles(measure, starts, N_SAMPLED))
 
@@ -46,8 +48,8 @@ def facts(
 ) -> Facts:
     """Compute the facts of the window whose first frame is stamped ``start``.
 
-    Frames are in physical units. Those that the view may not see are cut off first.
+    Frames are in physical units. Those that the view may not see are cut off first; missing values count as usual.
     """
-    frames = frames[: n_seen(view, meta)]
+    frames = filled(frames[: n_seen(view, meta)], start, meta, climatology)
     compute = traffic_facts if meta.domain == "traffic" else field_facts
     return compute(frames, start, meta, climatology, tuple(range(min(len(meta.channels), N_DESCRIBED))))

@@ -1,28 +1,32 @@
-"""Facts of weather and fluids: level, extremes, gradient, motion, change and fine detail of a field."""
+"""Facts of weather and fluids: level, plume, extremes, gradient, motion, change and fine detail of a field."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from scipy import fft
 
 from s2kd.dataset import Meta
-from s2kd.narratives.calendar import Calendar, calendar, stamps_of
+from s2kd.narratives.calendar import Calendar, calendar, has_calendar, stamps_of
 from s2kd.narratives.climatology import Climatology, Grade, slots
 from s2kd.narratives.places import Spot, direction, spot
 
 STILL = 0.25  # cells a step below which a displacement is within the error of the estimate
+BALANCED = 0.01  # of a channel's deviation: a mean so near to 0 tells nothing, such as of a velocity between walls
+SMOKE = ("density", "smoke", "soot")  # names of a first channel whose plume is described
+FAINT = 0.1  # of the densest smoke of a frame: what is less belongs to no plume
 
 
 @dataclass(frozen=True)
 class Level:
-    """Mean of one channel over the map, from the first to the last frame of a span."""
+    """Level of one channel over the map, from the first to the last frame of a span."""
 
     channel: str
+    kind: str  # "mean", or "strength" (the root mean square) of a channel whose values balance
     unit: str
-    digits: int  # decimals that show a hundredth of the standard deviation
+    digits: int  # decimals that show a hundredth of the standard deviation, a tenth for a strength
     first: float
     last: float
     change: Grade  # of |last - first|
@@ -38,11 +42,24 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class Plume:
+    """Smoke that rises from its source, from the first to the last frame of a span."""
+
+    first_top: float  # percent of the height
+    top: float
+    rises: Grade  # of |top - first_top|
+    first_width: int  # columns that hold some of it
+    width: int
+    leans: float  # centre of mass in the upper half of the map less that in the lower, in columns to the right
+
+
+@dataclass(frozen=True)
 class FieldFacts:
     """All of the first channel, except `levels`, which has further channels too."""
 
     calendar: Calendar | None  # a simulation has no calendar
     levels: tuple[Level, ...]
+    plume: Plume | None
     maximum: Spot | None  # of the last input frame; none where half the map lies at it
     minimum: Spot | None
     outlier: Spot  # where the last input frame lies furthest from the usual
@@ -56,6 +73,7 @@ class FieldFacts:
     detail: float  # percent of the spectral power of the anomaly at more than a quarter cycle a cell
     detailed: Grade
     levels_ahead: tuple[Level, ...]  # first channel, from the last input frame to the last; empty in a history view
+    plume_ahead: Plume | None  # the same
     maximum_ahead: Spot | None  # over all frames to be forecast
     minimum_ahead: Spot | None
     new_maximum: bool | None  # above every input frame
@@ -81,10 +99,11 @@ def field_facts(
     change = field[-1] - field[0]
     outlying = anomalies[n_input - 1]
     ratio = acceleration(anomalies[:n_input])
-    levels_ahead, maximum_ahead, minimum_ahead, motion_ahead, change_ahead = (), None, None, None, None
+    levels_ahead, plume_ahead, maximum_ahead, minimum_ahead, motion_ahead, change_ahead = (), *[None] * 5
     new_maximum = new_minimum = None
     if len(frames) > n_input:
         levels_ahead = _levels(frames[n_input - 1 :], described[:1], meta, climatology)
+        plume_ahead = plume(ahead, meta, climatology)
         highest, lowest = ahead[1:].max(axis=0), ahead[1:].min(axis=0)
         maximum_ahead = _extreme(highest, int(highest.argmax()), meta)
         minimum_ahead = _extreme(lowest, int(lowest.argmin()), meta)
@@ -92,8 +111,9 @@ def field_facts(
         motion_ahead = _motion(spectra[n_input - 1 :], field.shape[1:], meta)
         change_ahead = spot(meta, ahead[-1] - ahead[0], int(np.abs(ahead[-1] - ahead[0]).argmax()))
     return FieldFacts(
-        calendar=calendar(start, meta) if meta.domain == "weather" else None,
+        calendar=calendar(start, meta) if has_calendar(meta) else None,
         levels=_levels(frames[:n_input], described, meta, climatology),
+        plume=plume(field, meta, climatology),
         maximum=_extreme(field[-1], int(field[-1].argmax()), meta),
         minimum=_extreme(field[-1], int(field[-1].argmin()), meta),
         outlier=spot(meta, outlying, int(np.abs(outlying).argmax())),
@@ -107,6 +127,7 @@ def field_facts(
         detail=detail,
         detailed=climatology.grade("detail", 0, detail),
         levels_ahead=levels_ahead,
+        plume_ahead=plume_ahead,
         maximum_ahead=maximum_ahead,
         minimum_ahead=minimum_ahead,
         new_maximum=new_maximum,
@@ -121,12 +142,53 @@ def field_measures(
 ) -> dict[str, np.ndarray]:
     """Measure what is graded over the input of one window: ``change`` per channel, the rest of the first channel."""
     anomalies = _anomalies(frames, start, meta, climatology)
-    return {
-        "change": np.abs((frames[-1] - frames[0]).mean(axis=(-2, -1), dtype=np.float64)),
+    change = (frames[-1] - frames[0]).mean(axis=(-2, -1), dtype=np.float64)
+    measured = {}
+    if balanced := [c for c in range(len(change)) if _balances(c, meta)]:
+        change[balanced] = np.subtract(*strength(frames[[-1, 0]][:, balanced]))
+    if has_plume(meta):
+        tops = [plume_top(frame, meta) for frame in frames[[0, -1], 0]]
+        measured["rise"] = np.array([abs(tops[1] - tops[0])])
+    return measured | {
+        "change": np.abs(change),
         "acceleration": np.array([_distance(acceleration(anomalies))]),
         "gradient": steepness(frames[-1, 0]).max()[None],
         "detail": np.array([detail_share(tapered_spectra(anomalies[-1:])[0], anomalies.shape[1:])]),
     }
+
+
+def strength(frames: Float[np.ndarray, "*any y x"]) -> Float[np.ndarray, "*any"]:
+    """Root mean square over the map."""
+    return np.sqrt(np.square(frames, dtype=np.float64).mean(axis=(-2, -1)))
+
+
+def has_plume(meta: Meta) -> bool:
+    """Whether the first channel is smoke that is free to rise: rows that stand above each other, not a map."""
+    return meta.domain == "fluid" and meta.channels[0].lower() in SMOKE and meta.y_name != "latitude"
+
+
+def plume(smoke: Float[np.ndarray, "time y x"], meta: Meta, climatology: Climatology) -> Plume | None:
+    """Describe the smoke of the first and the last frame, unless the data have no plume or there is no smoke yet."""
+    if not has_plume(meta) or smoke[-1].max() <= 0:
+        return None
+    first, now = (_upright(frame, meta) for frame in smoke[[0, -1]])
+    halves, columns = np.array_split(now, 2), np.arange(now.shape[1])
+    middles = [float(half.sum(axis=0) @ columns / half.sum()) for half in halves if half.sum() > 0]
+    first_top, top = plume_top(smoke[0], meta), plume_top(smoke[-1], meta)
+    return Plume(
+        first_top=first_top,
+        top=top,
+        rises=climatology.grade("rise", 0, abs(top - first_top)),
+        first_width=int(_smoky(first).any(axis=0).sum()),
+        width=int(_smoky(now).any(axis=0).sum()),
+        leans=middles[0] - middles[-1],  # 0 while it is in the lower half alone
+    )
+
+
+def plume_top(smoke: Float[np.ndarray, "y x"], meta: Meta) -> float:
+    """Height of the upper edge of the highest row that holds smoke, in percent of the map's; 0 without smoke."""
+    rows = np.flatnonzero(_smoky(_upright(smoke, meta)).any(axis=1))
+    return 100 * (1 - int(rows[0]) / len(smoke)) if len(rows) else 0.0
 
 
 def tapered_spectra(anomalies: Float[np.ndarray, "time y x"]) -> Complex[np.ndarray, "time ky kx"]:
@@ -179,17 +241,34 @@ def _anomalies(frames, start: datetime, meta: Meta, climatology: Climatology) ->
 
 def _levels(frames, described: tuple[int, ...], meta: Meta, climatology: Climatology) -> tuple[Level, ...]:
     firsts, lasts = frames[[0, -1]].mean(axis=(-2, -1), dtype=np.float64).tolist()
-    return tuple(
-        Level(
+
+    def level(c: int) -> Level:
+        balances = _balances(c, meta)
+        first, last = strength(frames[[0, -1], c]).tolist() if balances else (firsts[c], lasts[c])
+        return Level(
             channel=meta.channels[c],
+            kind="strength" if balances else "mean",
             unit=meta.units[c],
-            digits=max(0, int(np.ceil(2 - np.log10(meta.std[c] or 1)))),
-            first=firsts[c],
-            last=lasts[c],
-            change=climatology.grade("change", c, abs(lasts[c] - firsts[c])),
+            digits=max(0, int(np.ceil((1 if balances else 2) - np.log10(meta.std[c] or 1)))),
+            first=first,
+            last=last,
+            change=climatology.grade("change", c, abs(last - first)),
         )
-        for c in described
-    )
+
+    return tuple(level(c) for c in described)
+
+
+def _balances(channel: int, meta: Meta) -> bool:
+    return abs(meta.mean[channel]) < BALANCED * meta.std[channel]
+
+
+def _upright(field: Float[np.ndarray, "y x"], meta: Meta) -> Float[np.ndarray, "y x"]:
+    """Turn a field so that its rows run downwards and its columns to the right."""
+    return field[:: 1 if meta.y[0] > meta.y[-1] else -1, :: 1 if meta.x[0] < meta.x[-1] else -1]
+
+
+def _smoky(smoke: Float[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+    return smoke > FAINT * max(float(smoke.max()), 0.0)
 
 
 def _extreme(field: Float[np.ndarray, "y x"], index: int, meta: Meta) -> Spot | None:

@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm import tqdm
 
-from s2kd.dataset import Meta
+from s2kd.dataset import Frames, Meta
 from s2kd.narratives.calendar import Calendar, calendar
 from s2kd.narratives.facts import Facts, View, climatology, facts, n_seen
-from s2kd.narratives.fields import FieldFacts, Level, Motion
+from s2kd.narratives.fields import FieldFacts, Level, Motion, Plume
 from s2kd.narratives.places import Spot
 from s2kd.narratives.traffic import Flow, TrafficFacts
 
@@ -26,7 +26,7 @@ SLOPE = {"low": " slightly", "middle": "", "high": " steeply"}
 
 
 def narrate(
-    frames: Float[np.ndarray, "time channel y x"],
+    frames: Frames | Float[np.ndarray, "time channel y x"],
     times: pd.DatetimeIndex,
     windows: pd.DataFrame,
     meta: Meta,
@@ -40,7 +40,7 @@ def narrate(
 
 
 def narrate_calendar(times: pd.DatetimeIndex, windows: pd.DataFrame, meta: Meta) -> Iterator[Sentences]:
-    """Yield the `CALENDAR` sentences of `narrate` alone; only a window's time is read. A fluid has none."""
+    """Yield the `CALENDAR` sentences of `narrate` alone; only a window's time is read."""
     tell = _traffic_calendar if meta.domain == "traffic" else _weather_calendar
     for start in windows["start"]:
         yield _capitals(tell(calendar(times[start].to_pydatetime(), meta)))
@@ -62,11 +62,14 @@ def _traffic_calendar(when: Calendar) -> Sentences:
 
 
 def _traffic(facts: TrafficFacts) -> Sentences:
-    usual, first = facts.usual_ahead, facts.flows[0].channel
     shares = ", ".join(f"{region} {share:.0f} %" for region, share in facts.concentration)
-    sentences = _traffic_calendar(facts.calendar) | {
-        "usual ahead": f"usual {first} ahead {_count(usual.low)} at {_time(usual.low_time)} to {_count(usual.peak)} at "
-        f"{_time(usual.peak_time)}.",
+    sentences = _traffic_calendar(facts.calendar) if facts.calendar else {}
+    if usual := facts.usual_ahead:
+        sentences["usual ahead"] = (
+            f"usual {facts.flows[0].channel} ahead {_count(usual.low)} at {_time(usual.low_time)} to "
+            f"{_count(usual.peak)} at {_time(usual.peak_time)}."
+        )
+    sentences |= {
         **{f"flow {flow.channel}": f"{_flow(flow)}, peak {_peak(flow)}." for flow in facts.flows},
         "concentration": f"most flow: {shares}.",
         "outlier": f"most unusual: {facts.outlier.region}, {_above(facts.outlier.value)}.",
@@ -136,7 +139,8 @@ def _field(facts: FieldFacts) -> Sentences:
     pace = "holds" if facts.accelerates == "low" else "speeds up" if facts.acceleration >= 1 else "slows"
     sentences = {
         **(_weather_calendar(facts.calendar) if facts.calendar else {}),
-        "mean": f"mean {_levels(facts.levels)}.",
+        "mean": f"{_levels(facts.levels)}.",
+        "plume": f"{_plume(facts.plume)}." if facts.plume else "",
         "highest": f"highest {value(facts.maximum)}." if facts.maximum else "",
         "lowest": f"lowest {value(facts.minimum)}." if facts.minimum else "",
         "outlier": f"most unusual: {unusual}.",
@@ -150,7 +154,8 @@ def _field(facts: FieldFacts) -> Sentences:
         high, low = ("new" if new else "no new" for new in (facts.new_maximum, facts.new_minimum))
         top, bottom = facts.maximum_ahead, facts.minimum_ahead
         sentences |= {
-            "mean ahead": f"ahead, mean {_levels(facts.levels_ahead)}.",
+            "mean ahead": f"ahead, {_levels(facts.levels_ahead)}.",
+            "plume ahead": f"ahead, {_plume(facts.plume_ahead)}." if facts.plume_ahead else "",
             "highest ahead": f"ahead, highest {value(top)}, {high} maximum." if top else "",
             "lowest ahead": f"ahead, lowest {value(bottom)}, {low} minimum." if bottom else "",
             "motion ahead": f"ahead, {_motion(facts.motion_ahead)}.",
@@ -160,10 +165,31 @@ def _field(facts: FieldFacts) -> Sentences:
 
 
 def _levels(levels: tuple[Level, ...]) -> str:
+    kinds = [level.kind for level in levels]
+    names = [
+        f"strength of {level.channel}"
+        if level.kind == "strength"
+        else f"mean {level.channel}"
+        if before != "mean"  # said once for those that follow
+        else level.channel
+        for level, before in zip(levels, ["", *kinds], strict=False)
+    ]
     return "; ".join(
-        f"{level.channel} {_tendency(level.first, level.last)}{SLOPE[level.change]} from "
+        f"{name} {_tendency(level.first, level.last)}{SLOPE[level.change]} from "
         f"{_number(level.first, level.digits)} to {_number(level.last, level.digits)}{_unit(level.unit)}"
-        for level in levels
+        for name, level in zip(names, levels, strict=True)
+    )
+
+
+def _plume(plume: Plume) -> str:
+    tendency, widens = _tendency(plume.first_top, plume.top), _tendency(plume.first_width, plume.width)
+    moves = "stays at" if tendency == "stays" else f"{tendency}{SLOPE[plume.rises]} from {plume.first_top:.0f} to"
+    spreads = {"rises": "widens", "falls": "narrows", "stays": "keeps"}[widens]
+    width = f"{plume.width}" if widens == "stays" else f"from {plume.first_width} to {plume.width}"
+    side = "right" if plume.leans >= 0 else "left"
+    return (
+        f"plume top {moves} {plume.top:.0f} % of the height, {spreads} {width} columns, leans {side} "
+        f"{abs(plume.leans):.1f}"
     )
 
 
@@ -187,7 +213,7 @@ def _capitals(sentences: Sentences) -> Sentences:
     return {kind: sentence[0].upper() + sentence[1:] for kind, sentence in sentences.items()}
 
 
-def _tendency(first: float, last: float) -> str:
+def _tendency(first: float | int, last: float | int) -> str:
     return "rises" if last > first else "falls" if last < first else "stays"
 
 
@@ -199,7 +225,9 @@ def _part_of_day(moment: datetime) -> str:
     return ("night", "morning", "afternoon", "evening")[moment.hour // 6]
 
 
-def _time(moment: datetime) -> str:
+def _time(moment: datetime | int) -> str:
+    if isinstance(moment, int):
+        return f"step {moment}"
     return f"{moment:%H:%M}" if moment.minute else f"{moment.hour} h"
 
 

