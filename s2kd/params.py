@@ -226,10 +226,14 @@ class EventsSplit(Model):
 
 
 class PublishedSplit(Model):
-    """The split that the publisher made; where it has no validation part, the last training events are that part."""
+    """The split that the publisher made; where it has no validation part, the last training events are that part.
+
+    ``gap`` training events before those are dropped: windows cut one frame apart share frames with their neighbours.
+    """
 
     name: Literal["published"]
     validation: PositiveInt | Part | Literal[0]
+    gap: NonNegativeInt
 
 
 class Dataset(Model):

@@ -140,7 +140,9 @@ def _published(
     train = np.flatnonzero(labels == SPLITS.index("train"))
     _, order = np.unique((np.arange(len(labels)) if event is None else _ordinal(event))[train], return_inverse=True)
     n_events = int(order.max(initial=-1)) + 1
-    labels[train[order >= n_events - _count(split.validation, n_events)]] = SPLITS.index("validation")
+    if n_validation := _count(split.validation, n_events):
+        labels[train[order >= n_events - n_validation - split.gap]] = DROPPED
+        labels[train[order >= n_events - n_validation]] = SPLITS.index("validation")
     return labels
 
 

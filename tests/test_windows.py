@@ -13,7 +13,8 @@ from s2kd.windows import make_windows, segments, time_step, train_mask
 
 
 def dataset(split: dict, n_steps_input: int = 3, n_steps_output: int = 1, stride: int = 1) -> Dataset:
-    source = {"name": "file", "path": "x.nc", "variables": ["a"], "licence": "", "citation": ""}
+    source = {"name": "file", "path": "x.nc", "variables": ["a"], "start": None, "step_minutes": None}
+    source |= {"licence": "", "citation": ""}
     sizes = {"n_steps_input": n_steps_input, "n_steps_output": n_steps_output, "stride": stride}
     about = {"title": "Test", "domain": "weather", "country": None, "period": "none", "missing": "refuse"}
     return Dataset.model_validate({**about, **sizes, "source": source, "split": split})
@@ -166,10 +167,10 @@ def test_parts_of_events_are_numbers_or_fractions():
 def test_the_published_split_is_kept_and_validation_comes_from_the_end_of_training():
     event = np.arange(40) // 4
     published = np.repeat(["train", "test", "", "train"], [20, 8, 4, 8]).astype(object)
-    windows = make_windows(hours(40), dataset({"name": "published", "validation": 2}), event, published)
-    assert starts(windows) == {"train": [0, 4, 8, 12, 16], "test": [20, 24], "validation": [32, 36]}
+    windows = make_windows(hours(40), dataset({"name": "published", "validation": 2, "gap": 1}), event, published)
+    assert starts(windows) == {"train": [0, 4, 8, 12], "test": [20, 24], "validation": [32, 36]}
     published[:4] = "validation"
-    windows = make_windows(hours(40), dataset({"name": "published", "validation": 0}), event, published)
+    windows = make_windows(hours(40), dataset({"name": "published", "validation": 0, "gap": 0}), event, published)
     assert starts(windows) == {"validation": [0], "train": [4, 8, 12, 16, 32, 36], "test": [20, 24]}
 
 
@@ -177,7 +178,7 @@ def test_the_published_split_is_kept_and_validation_comes_from_the_end_of_traini
     ("split", "message"),
     [
         ({"name": "events", "validation": 1, "test": 1}, "'Test' has no events; give it another split"),
-        ({"name": "published", "validation": 0}, "'Test' comes without a split; give it another"),
+        ({"name": "published", "validation": 0, "gap": 0}, "'Test' comes without a split; give it another"),
     ],
 )
 def test_a_split_that_the_source_cannot_have(split, message):

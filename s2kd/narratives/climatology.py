@@ -20,7 +20,7 @@ Grade = Literal["low", "middle", "high"]  # third of the training windows that a
 class Climatology:
     mean: Float[np.ndarray, "hour day channel y x"]  # see `slots`
     total: Float[np.ndarray, "hour day channel"]  # its sum over the map
-    terciles: dict[str, Float[np.ndarray, "channel 2"]]
+    terciles: dict[str, Float[np.ndarray, "_ 2"]]  # of each channel, or of the first alone
 
     def grade(self, quantity: str, channel: int, value: float) -> Grade:
         """Grade ``value`` against the terciles of training windows; fixed thresholds would say the same everywhere."""

@@ -24,7 +24,7 @@ class Level:
     """Level of one channel over the map, from the first to the last frame of a span."""
 
     channel: str
-    kind: str  # "mean", or "strength" (the root mean square) of a channel whose values balance
+    balanced: bool  # then its mean tells nothing, and the level is its strength (root mean square)
     unit: str
     digits: int  # decimals that show a hundredth of the standard deviation, a tenth for a strength
     first: float
@@ -243,13 +243,13 @@ def _levels(frames, described: tuple[int, ...], meta: Meta, climatology: Climato
     firsts, lasts = frames[[0, -1]].mean(axis=(-2, -1), dtype=np.float64).tolist()
 
     def level(c: int) -> Level:
-        balances = _balances(c, meta)
-        first, last = strength(frames[[0, -1], c]).tolist() if balances else (firsts[c], lasts[c])
+        balanced = _balances(c, meta)
+        first, last = strength(frames[[0, -1], c]).tolist() if balanced else (firsts[c], lasts[c])
         return Level(
             channel=meta.channels[c],
-            kind="strength" if balances else "mean",
+            balanced=balanced,
             unit=meta.units[c],
-            digits=max(0, int(np.ceil((1 if balances else 2) - np.log10(meta.std[c] or 1)))),
+            digits=max(0, int(np.ceil((1 if balanced else 2) - np.log10(meta.std[c] or 1)))),
             first=first,
             last=last,
             change=climatology.grade("change", c, abs(last - first)),

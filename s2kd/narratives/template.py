@@ -165,14 +165,10 @@ def _field(facts: FieldFacts) -> Sentences:
 
 
 def _levels(levels: tuple[Level, ...]) -> str:
-    kinds = [level.kind for level in levels]
+    means = [not level.balanced for level in levels]
     names = [
-        f"strength of {level.channel}"
-        if level.kind == "strength"
-        else f"mean {level.channel}"
-        if before != "mean"  # said once for those that follow
-        else level.channel
-        for level, before in zip(levels, ["", *kinds], strict=False)
+        f"{'' if before else 'mean '}{level.channel}" if is_mean else f"strength of {level.channel}"  # mean said once
+        for level, is_mean, before in zip(levels, means, [False, *means], strict=False)
     ]
     return "; ".join(
         f"{name} {_tendency(level.first, level.last)}{SLOPE[level.change]} from "

@@ -109,7 +109,8 @@ def hdf5(path: Path | str, name: str, chunks: Any = None) -> "da.Array":
 
 def read(path: Path | str, name: str) -> np.ndarray:
     """Read a small data set of an HDF5 file as a whole: times, coordinates, text."""
-    with _hdf5(_existing(path)) as file:
+    path = _existing(path)
+    with _hdf5(path) as file, _readable(path, "HDF5"):
         if not hasattr(file.get(name), "shape"):
             raise UserError(f"{path} has no data set {name!r}; it has: {_names(file)}")
         return np.asarray(file[name])

@@ -151,13 +151,14 @@ def _simulated(source: NavierStokesSource) -> "da.Array":
             frames = np.empty((BATCH, source.n_frames, source.grid, source.grid), dtype=np.float32)
             for frame in range(source.n_frames):
                 vorticity = solve(vorticity, forcing, simulation.viscosity, 1.0, simulation.n_substeps)
-                frames[:, frame] = vorticity[:, ::every, ::every].cpu().numpy()
+                taken = vorticity[:, ::every, ::every].float()
+                if not taken.isfinite().all():
+                    raise UserError(
+                        f"params.yaml: the solver diverges with source.simulation.n_substeps = "
+                        f"{simulation.n_substeps}; take more"
+                    )
+                frames[:, frame] = taken.cpu().numpy()
                 bar.update()
-            if not np.isfinite(frames).all():
-                raise UserError(
-                    f"params.yaml: the solver diverges with source.simulation.n_substeps = {simulation.n_substeps}; "
-                    "take more"
-                )
             with atomic(paths[batch]) as temporary, temporary.open("wb") as file:
                 np.save(file, frames)
     return da.concatenate([arrays.npy(path) for path in paths])[:n_events]

@@ -113,9 +113,8 @@ def fetch(names: list[str], folder: Path) -> None:
     """
     if not names:
         return
-    from httpx import HTTPError
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # of whichever client it uses
 
     by_hand = (
         f"place the files in the folder {folder}, or set source.path in params.yaml to where they are; they are at "
@@ -134,13 +133,14 @@ def fetch(names: list[str], folder: Path) -> None:
                 f"{folder} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB are to come; name another disk by "
                 "S2KD_CACHE, or list fewer environments"
             )
-        for name, file in published.items():
+        for name in names:
+            file = published[name]
             came = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", local_dir=incoming))
             if file.lfs and (found := pooch.file_hash(str(came))) != file.lfs.sha256:
                 came.unlink()
                 raise UserError(f"{name} came with sha256 {found}, the publisher's is {file.lfs.sha256}; run again")
             (folder / name).parent.mkdir(exist_ok=True)
             came.rename(folder / name)
-    except (OSError, HfHubHTTPError, HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise UserError(f"{', '.join(names)} could not be fetched: {error}\n{by_hand}") from None
     shutil.rmtree(incoming)
