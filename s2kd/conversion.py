@@ -130,7 +130,8 @@ def _write_chunk(
         advice = "" if may_miss else " or set missing to fill or mask in params.yaml"
         raise UserError(
             f"{names.attrs['source']}: {n_wrong} of {block.size} values are not finite; first "
-            f"{str(names['channel'].values[channel])!r} at {pd.Timestamp(names['time'].values[part][time])}, row {row}, "
-            f"column {column} = {block[time, channel, row, column]}; cut the grid or the record beforehand{advice}"
+            f"{str(names['channel'].values[channel])!r} at {pd.Timestamp(names['time'].values[part][time])}, "
+            f"row {row}, column {column} = {block[time, channel, row, column]}; cut the grid or the record "
+            f"beforehand{advice}"
         )
     _open(path)[part] = block

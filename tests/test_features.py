@@ -30,8 +30,8 @@ def windows(tmp_path) -> Windows:
     meta = Meta(
         dataset="toy", title="Toy", domain="weather", country=None, channels=("a",), units=("1",), time_step=3600.0,
         start="2001-01-01T00:00:00", n_frames=30, n_steps_input=3, n_steps_output=2, y_name="y", x_name="x",
-        y=tuple(map(float, range(5))), x=tuple(map(float, range(7))), mean=(0.0,), std=(1.0,), period="none", missing="refuse", n_missing=0, nominal_time=False, licence="-",
-        citation="-",
+        y=tuple(map(float, range(5))), x=tuple(map(float, range(7))), mean=(0.0,), std=(1.0,), period="none",
+        missing="refuse", n_missing=0, nominal_time=False, licence="-", citation="-",
     )  # fmt: skip
     lengths = torch.tensor([0, *(1 + torch.arange(N_WINDOWS) % 4)])
     tensors = {

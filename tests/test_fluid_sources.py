@@ -125,7 +125,7 @@ def test_the_shipped_smoke_is_split_by_simulation() -> None:
         coords={"time": xr.date_range("2000-01-01", periods=n_frames, freq="h"),
                 "event": ("time", np.repeat(np.arange(source.n_simulations), source.n_frames))}
     )  # fmt: skip
-    assert counts(dataset, data) == {"train": 528, "validation": 88, "test": 88}
+    assert counts(dataset, data) == {"train": 480, "validation": 80, "test": 80}
     assert "simulated" in dataset.title.lower()
 
 

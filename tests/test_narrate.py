@@ -33,7 +33,8 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dataset="made", title="Made by hand", domain="traffic", country="US", channels=("inflow", "outflow"),
         units=("taxis", "taxis"), time_step=3600, start="2001-01-01T00:00:00", n_frames=N_FRAMES, n_steps_input=4,
         n_steps_output=2, y_name="latitude", x_name="longitude", y=tuple(range(40, 34, -1)), x=tuple(range(9)),
-        mean=(5, 5), std=(2, 2), period="none", missing="refuse", n_missing=0, nominal_time=False, licence="", citation="",
+        mean=(5, 5), std=(2, 2), period="none", missing="refuse", n_missing=0, nominal_time=False, licence="",
+        citation="",
     )  # fmt: skip
     (tmp_path / "meta.json").write_text(meta.model_dump_json(indent=2))
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
@@ -53,7 +54,8 @@ def set_params(folder: Path, **groups: dict) -> None:
 def write_frames(folder: Path, frames: np.ndarray) -> None:
     times = pd.date_range("2001-01-01", periods=len(frames), freq="h")
     data = xr.Dataset({"frames": (("time", "channel", "y", "x"), frames)}, {"time": times})
-    data.to_zarr(folder / "frames.zarr", mode="w", zarr_format=3, consolidated=False)
+    layout = {"frames": {"chunks": data["frames"].shape, "compressors": None}}
+    data.to_zarr(folder / "frames.zarr", mode="w", zarr_format=3, consolidated=False, encoding=layout)
 
 
 def narrate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
