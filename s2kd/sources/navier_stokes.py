@@ -82,7 +82,7 @@ def _stored(path: Path) -> "da.Array":
     if not path.is_file():
         raise UserError(
             f"{path} is missing; download it from the Google Drive folder that the README of {REPOSITORY} links to, or "
-            "empty source.path in params.yaml to simulate (days on processors, less than an hour on a large GPU)"
+            "empty source.path in params.yaml to simulate (at full size 20 minutes of a processor core for each event)"
         )
     if not h5py.is_hdf5(path):
         return arrays.npy(_converted(path))
