@@ -73,7 +73,11 @@ def _workers() -> Iterator[int]:
         return
     from distributed import Client
 
-    with Client(os.environ["DASK_SCHEDULER_ADDRESS"]) as client:  # computes from now on
+    # Fused, overlapping slices of one array may get one name and crash the scheduler (dask/dask#9888).
+    with (
+        dask.config.set({"optimization.fuse.active": False}),
+        Client(os.environ["DASK_SCHEDULER_ADDRESS"]) as client,  # computes from now on
+    ):
         yield sum(client.nthreads().values())
 
 

@@ -153,6 +153,20 @@ def test_shuffled_the_incomplete_batch_is_dropped():
     assert set.union(*epochs) == {0, 2, 4, 10, 12, 20, 25}
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_worker_processes_make_the_same_batches(embeddings, monkeypatch, shuffle):
+    def batches() -> list:
+        torch.manual_seed(0)
+        served = Windows(some_frames(), PHASES, some_windows(), a_meta(), Texts(embeddings, 7))
+        return list(load_batches(served, 2, shuffle=shuffle))
+
+    alone = batches()
+    monkeypatch.setenv("S2KD_LOADER_WORKERS", "2")
+    for one, other in zip(alone, batches(), strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_too_few_windows_for_a_batch():
     data = Windows(some_frames(), PHASES, some_windows(), a_meta())
     assert [sorted(batch) for batch in starts(load_batches(data, 7, shuffle=True))] == [[0, 2, 4, 10, 12, 20, 25]]
