@@ -104,7 +104,7 @@ def save_rows(path: Path, table: pd.DataFrame, cells: list[Cell]) -> None:
 
 def add_rows(path: Path, rows: list[dict[str, Any]], cells: list[Cell]) -> None:
     """Put the rows of one cell in the place of its old ones."""
-    new = pd.DataFrame([{key: "" if value is None else str(value) for key, value in row.items()} for row in rows])
+    new = pd.DataFrame([{key: "" if pd.isna(value) else str(value) for key, value in row.items()} for row in rows])
     table = load_rows(path)
     table = table[~table["key"].isin(set(new["key"]))]
     save_rows(path, pd.concat([table, new], ignore_index=True).fillna(""), cells)

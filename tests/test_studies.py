@@ -17,6 +17,7 @@ from conftest import ROOT, environment
 from s2kd.stage import UserError
 from studies import figures, tables
 from studies.design import Cell, cells_of, literal
+from studies.rows import add_rows, load_rows
 from studies.statistics import choose, gain, holm, interval
 from studies.summarise import refreshed
 from studies.tables import Study, load_study
@@ -167,6 +168,22 @@ def test_a_study_makes_one_row_a_run_and_the_shared_teacher_once(toy):
     assert study(toy, "--redo").returncode == 0
     assert trainings(toy) == before
     assert (toy / "studies/sums.csv").read_text() == text
+
+
+def test_a_score_that_does_not_exist_is_empty(tmp_path):
+    row = dict.fromkeys(("study", "cell", "key", "dataset", "variant", "device"), "a")
+    row |= {
+        "seed": 0,
+        "validation": 0.5,
+        "epoch": 1,
+        "train": None,
+        "mse": 1.5,
+        "mse@1": float("nan"),
+        "overrides": "{}",
+    }
+    add_rows(tmp_path / "a.csv", [row], [])
+    (stored,) = load_rows(tmp_path / "a.csv").to_dict("records")
+    assert (stored["mse"], stored["mse@1"], stored["train"]) == ("1.5", "", "")
 
 
 def test_a_killed_study_goes_on_with_the_cells_without_rows(toy):
