@@ -39,37 +39,39 @@ def points(path: Path, study: Study, spec: Spec) -> None:
 def lead_times(path: Path, study: Study, spec: Spec) -> None:
     """Means of ``column``, or gains over ``reference``, by lead time, with intervals: a line a row."""
     panels = _panels(study, spec)
+    names = _names(panels)
     with drawing(path, 1.4 + 3.4 * len(panels), 3.4) as figure:
         for axes, (title, members, reference) in zip(
             figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True
         ):
-            for place, (name, rows) in enumerate(members.items()):
+            for name, rows in members.items():
                 of_rows = [what for what in rows if what.startswith(f"{spec['column']}@") and rows[what].notna().all()]
                 found = [_estimate(study, rows, reference, what, name) for what in of_rows]
-                _draw_line(axes, [int(what.partition("@")[2]) for what in of_rows], found, name, place)
+                _draw_line(axes, [int(what.partition("@")[2]) for what in of_rows], found, name, names.index(name))
             axes.set(title=title, xlabel="Lead time (frames)", ylabel=_axis(spec))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             _finish(axes, reference)
-        _legend(figure, axes)
+        _legend(figure)
 
 
 def dose(path: Path, study: Study, spec: Spec) -> None:
     """Means of ``column``, or gains over ``reference``, by the number ``x``, with intervals: a line a row."""
     panels = _panels(study, spec)
+    names = _names(panels)
     with drawing(path, 1.4 + 3.4 * len(panels), 3.4) as figure:
         for axes, (title, members, reference) in zip(
             figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True
         ):
-            for place, (name, rows) in enumerate(members.items()):
+            for name, rows in members.items():
                 doses = {
                     x: chosen for (x,), chosen in sorted(study.groups(rows, [spec["x"]]), key=lambda item: item[0])
                 }
                 found = [_estimate(study, chosen, reference, spec["column"], name) for chosen in doses.values()]
-                _draw_line(axes, list(doses), found, name, place)
+                _draw_line(axes, list(doses), found, name, names.index(name))
             axes.set_xticks(list(doses))
             axes.set(title=title, xlabel=spec.get("label", spec["x"].rsplit(".", 1)[-1]), ylabel=_axis(spec))
             _finish(axes, reference)
-        _legend(figure, axes)
+        _legend(figure)
 
 
 def heat_map(path: Path, study: Study, spec: Spec) -> None:
@@ -149,11 +151,18 @@ def _finish(axes: Any, reference: pd.DataFrame | None) -> None:
         axes.axhline(0, color="0.35", linewidth=0.8)
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _names(panels: list[tuple[str, dict[str, pd.DataFrame], pd.DataFrame | None]]) -> list[str]:
+    """Names of the lines of all panels: one has the same colour in each."""
+    return list(dict.fromkeys(name for _, members, _ in panels for name in members))
+
+
+def _legend(figure: Any) -> None:
     """One legend for all panels, below them, where it hides no line; none for a single line."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    handles = {}
+    for axes in figure.axes:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
 
 
 def _axis(spec: Spec) -> str:
